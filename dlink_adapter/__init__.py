@@ -1,0 +1,44 @@
+"""A diffusion bridge between a frozen encoder and an LLM's projector (Diffusion-Link, arXiv 2510.11330)."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# In a source checkout `integrations` and `recipes` stand beside this package and not in it, as they do in the wheel:
+# look for sub-packages in the repository root too, so that both behave the same.
+_root = Path(__file__).resolve().parent.parent
+if all((_root / name).exists() for name in ("integrations", "recipes", "pyproject.toml")):
+    __path__.append(str(_root))
+
+if TYPE_CHECKING:
+    from dlink_adapter.attachment import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
+    from dlink_adapter.baselines import BRIDGES, load_bridge
+    from dlink_adapter.bridge import DiffusionLink
+    from dlink_adapter.config import BridgeConfig
+    from dlink_adapter.embeddings import PairedEmbeddings
+    from dlink_adapter.training import FitConfig, fit
+
+# The public names are imported when they are first used, so that `dlink --help` need not wait for torch.
+_HOME = {
+    "BRIDGES": "baselines",
+    "BridgeConfig": "config",
+    "DiffusionLink": "bridge",
+    "FitConfig": "training",
+    "PairedEmbeddings": "embeddings",
+    "attach": "attachment",
+    "bridge_state_dict": "attachment",
+    "detach": "attachment",
+    "disabled": "attachment",
+    "fit": "training",
+    "load_bridge": "baselines",
+    "mark_only_bridge_trainable": "attachment",
+}
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,251 @@
+"""Insert a bridge in front of a module of a host model, and take it out again.
+
+`attach` replaces the target (a projector, usually) by a `BridgedModule` that sends the target's input through the
+bridge first. Nothing else in the host changes, its checkpoint keys included: `projector.weight` stays
+`projector.weight`, and the bridge's own weights are added as `projector.bridge.*`. So
+
+- a checkpoint of the plain host loads into the bridged one, strictly too; the bridge then keeps its weights;
+- a checkpoint of the bridged host loads into the bridged one, strictly;
+- a checkpoint of the bridged host loads into a plain one with `strict=False`, or with transformers' `from_pretrained`,
+  which reports the bridge's keys as unexpected. A plain host has no hooks of ours: `detach` first to save without them.
+
+Quantise, shard or load the host first and attach afterwards.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from dlink_adapter.hosts import host_of
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class BridgedModule(nn.Module):
+    """A host's module behind a bridge: `base_layer(bridge(x))`.
+
+    The first floating-point tensor among the arguments, positional ones first, goes through the bridge; everything
+    else passes as it came. Public attributes that the wrapper lacks are those of `base_layer`, because hosts read
+    things like `projector.weight.dtype` or `projector.linear_1.in_features`.
+
+    Args:
+        base_layer: the host's own module, left as it is.
+        bridge: any module `(..., dim) -> (..., dim)` that returns the dtype it was given.
+    """
+
+    enabled: bool
+
+    def __init__(self, base_layer: nn.Module, bridge: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.bridge = bridge
+        self.enabled = True
+        self.training = base_layer.training
+        self.register_state_dict_post_hook(_drop_base_layer)
+        self.register_load_state_dict_pre_hook(_add_base_layer)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.enabled:
+            return self.base_layer(*args, **kwargs)
+        for i, value in enumerate(args):
+            if _is_embedding(value):
+                return self.base_layer(*args[:i], self._cross(value), *args[i + 1 :], **kwargs)
+        for name, value in kwargs.items():
+            if _is_embedding(value):
+                return self.base_layer(*args, **{**kwargs, name: self._cross(value)})
+        raise TypeError(f"{type(self.base_layer).__name__} was called without a floating-point tensor to bridge")
+
+    def _cross(self, x: Tensor) -> Tensor:
+        # In a host spread over devices, accelerate's hook on base_layer moves the input only after the bridge.
+        home = next(self.bridge.parameters(), x).device
+        return self.bridge(x.to(home)).to(x.device)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # A private name is how copy, pickle and accelerate ask what *this* object is.
+            if name.startswith("_") or name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+
+def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
+    """Put `link` in front of the module `target` of `model`, in place, and return `model`.
+
+    The bridge is moved to the device of the target and takes its train/eval mode. Several bridges may sit at different
+    targets.
+
+    Args:
+        model: the host, also wrapped by `torch.compile`, DDP or peft.
+        link: any module `(..., dim) -> (..., dim)`; an integer attribute `dim` lets the width be checked here.
+        target: dotted path of the module, or the end of it where that is unique. By default the entry of
+            `dlink_adapter.hosts.HOSTS` for `model.config.model_type`.
+
+    Raises:
+        ValueError: no known host, no such target, an ambiguous one, one with a bridge already, or one of another width.
+    """
+    dim = getattr(link, "dim", None)
+    modules = _host_modules(model)
+    path = _find(modules, target if target is not None else host_of(model, dim).target, dim)
+    base_layer = modules[path]
+    _check(path, base_layer, dim)
+    parent, _, leaf = path.rpartition(".")
+    weight = next(base_layer.parameters(), None)
+    if weight is not None and not weight.is_meta:
+        link.to(weight.device)
+    setattr(_unwrapped(modules[parent]), leaf, BridgedModule(base_layer, link.train(base_layer.training)))
+    return model
+
+
+def detach(model: nn.Module, target: str | None = None) -> nn.Module:
+    """Take a bridge out: the target is the very module it was before. Returns the bridge.
+
+    Raises:
+        ValueError: no bridge there, or several in the model and no `target` to choose by.
+    """
+    modules, bridged = _host_modules(model), _bridged(model)
+    if target is None and len(bridged) > 1:
+        raise ValueError(f"several bridges are attached, at {_listed(bridged)}: give target=")
+    path = next(iter(bridged)) if target is None else _find(modules, target, None)
+    if path not in bridged:
+        raise ValueError(f"no bridge is attached at {path!r}, only at {_listed(bridged)}")
+    parent, _, leaf = path.rpartition(".")
+    setattr(_unwrapped(modules[parent]), leaf, bridged[path].base_layer)
+    return bridged[path].bridge
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Within this context the host computes exactly what it computes without its bridges.
+
+    Raises:
+        ValueError: no bridge is attached.
+    """
+    before = [(module, module.enabled) for module in _bridged(model).values()]
+    for module, _ in before:
+        module.enabled = False
+    try:
+        yield
+    finally:
+        for module, enabled in before:
+            module.enabled = enabled
+
+
+def bridge_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The bridges' weights alone, under their keys in the host (`projector.bridge.*`).
+
+    `model.load_state_dict(weights, strict=False)` puts them back.
+
+    Raises:
+        ValueError: no bridge is attached.
+    """
+    state: dict[str, Tensor] = {}
+    for path, module in _bridged(model).items():
+        state |= module.bridge.state_dict(prefix=f"{path}.bridge.")
+    return state
+
+
+def mark_only_bridge_trainable(model: nn.Module) -> None:
+    """Freeze the host and make every parameter of its bridges trainable.
+
+    Raises:
+        ValueError: no bridge is attached.
+    """
+    bridged = _bridged(model)
+    model.requires_grad_(False)
+    for module in bridged.values():
+        module.bridge.requires_grad_(True)
+
+
+def input_dim(module: nn.Module) -> int | None:
+    """The width of the last axis that `module` takes, or None where its kind does not say.
+
+    Convolutions take channels on another axis than the last, so no bridge fits in front of them.
+    """
+    match module:
+        case BridgedModule():
+            return input_dim(module.base_layer)
+        case nn.Sequential() if len(module) > 0:
+            return input_dim(module[0])
+        case nn.Linear():  # bitsandbytes' 4-bit and 8-bit layers too
+            return module.in_features
+        case nn.LayerNorm() | nn.RMSNorm():
+            return module.normalized_shape[-1]
+        case _:
+            return None
+
+
+def _host_modules(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
+    """Every module of the host by the path it has without bridges; a bridged one as its `BridgedModule`."""
+    found = {path: module}
+    for name, child in _unwrapped(module).named_children():
+        found |= _host_modules(child, f"{path}.{name}" if path else name)
+    return found
+
+
+def _bridged(model: nn.Module) -> dict[str, BridgedModule]:
+    found = {path: module for path, module in _host_modules(model).items() if isinstance(module, BridgedModule)}
+    if not found:
+        raise ValueError(f"no bridge is attached to this {type(model).__name__}: attach(model, link) first")
+    return found
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    return module.base_layer if isinstance(module, BridgedModule) else module
+
+
+def _is_embedding(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _find(modules: dict[str, nn.Module], target: str, dim: int | None) -> str:
+    if target in modules:
+        return target
+    matches = [path for path in modules if path.endswith(f".{target}")]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(f"target {target!r} is ambiguous: {_listed(matches)}")
+    message = f"no module {target!r} in {type(modules['']).__name__}"
+    if near := get_close_matches(target, modules, n=5, cutoff=0.5):
+        message += f"; nearest names: {_listed(near)}"
+    if dim is not None:
+        fits = [path for path, module in modules.items() if input_dim(module) == dim]
+        message += f"; modules that take dim {dim}: {_listed(fits)}"
+    raise ValueError(message)
+
+
+def _check(path: str, base_layer: nn.Module, dim: int | None) -> None:
+    if path == "":
+        raise ValueError("the target is the model itself: give the path of one of its modules")
+    if isinstance(base_layer, BridgedModule):
+        raise ValueError(f"a bridge is attached at {path!r} already: detach it first")
+    if any(name == "bridge" for name, _ in base_layer.named_children()):
+        raise ValueError(f"{path!r} has a submodule `bridge` of its own, whose checkpoint keys would clash")
+    width = input_dim(base_layer)
+    if dim is not None and width is not None and width != dim:
+        raise ValueError(f"the bridge has dim {dim}, but {path!r} takes {width}")
+
+
+def _listed(names: Any) -> str:
+    shown = list(names)
+    return ", ".join(shown[:8]) + (f", ... ({len(shown)} in all)" if len(shown) > 8 else "") or "none"
+
+
+def _drop_base_layer(_module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
+    inner = f"{prefix}base_layer."
+    for key in [key for key in state_dict if key.startswith(inner)]:
+        state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
+
+
+def _add_base_layer(module: BridgedModule, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    own = f"{prefix}bridge."
+    for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(own)]:
+        state_dict[f"{prefix}base_layer.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+    # A host saved without the bridge says nothing about it: the bridge keeps what it has.
+    if not any(key.startswith(own) for key in state_dict):
+        state_dict.update(module.bridge.state_dict(prefix=own, keep_vars=True))

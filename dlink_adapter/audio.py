@@ -1,0 +1,141 @@
+"""Audio files as mono float32 waveforms: decode, downmix, resample, cut into windows, log-mel.
+
+Everything an audio encoder needs before its first layer. Decoding is libsndfile's (wav, flac, ogg, mp3); resampling is
+polyphase with a Kaiser-windowed sinc. Needs `pip install "dlink-adapter[clap]"` for soundfile and scipy.
+"""
+
+from functools import lru_cache
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Waveform = NDArray[np.float32]
+
+STOPBAND_DB = 96.0  # attenuation of the resampling filter: what is left of an alias is below 16-bit resolution
+TRANSITION = 0.08  # share of the lower Nyquist frequency given to the filter's roll-off
+BLOCK_FRAMES = 1 << 18
+SHORTEST_TAIL = 0.5  # seconds
+
+
+class AudioError(ValueError):
+    """A clip that cannot be used, with its name and the cause."""
+
+
+def load_audio(path: str | Path, rate: int) -> Waveform:
+    """Decodes an audio file to mono at `rate` Hz.
+
+    Args:
+        path: wav, flac, ogg or mp3 with any number of channels, which are averaged, and any sample format.
+        rate: sampling rate of the result in Hz.
+
+    Returns:
+        float32 `(samples,)`, full scale is 1. Silence is audio; it is returned as zeros.
+
+    Raises:
+        AudioError: the file is missing, empty, not audio, has no samples, or holds NaN or infinite samples.
+    """
+    try:
+        audio, native_rate = _decode(Path(path))
+        return resample(check_waveform(audio), native_rate, rate)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error.__cause__
+
+
+def _decode(path: Path) -> tuple[Waveform, int]:
+    soundfile = _clap_extra("soundfile")
+    if not path.is_file():
+        raise AudioError("no such file")
+    if path.stat().st_size == 0:
+        raise AudioError("the file is empty (0 bytes)")
+    try:
+        with soundfile.SoundFile(path) as file:
+            # Block by block, so that ten minutes of 5.1 at 192 kHz never stand in memory with all their channels.
+            blocks = file.blocks(blocksize=BLOCK_FRAMES, dtype="float32", always_2d=True)
+            mono = [block.mean(axis=1) for block in blocks]
+            return np.concatenate(mono) if mono else np.zeros(0, np.float32), file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"not readable as audio: {error.error_string} Convert it to wav, flac, ogg or mp3.") from error
+
+
+def check_waveform(audio: Any) -> Waveform:
+    """One mono waveform as a float32 array `(samples,)`.
+
+    Raises:
+        AudioError: not one-dimensional, without samples, or with NaN or infinite samples.
+    """
+    audio = np.asarray(audio, dtype=np.float32)
+    if audio.ndim != 1:
+        raise AudioError(f"expected mono audio of shape (samples,), got {audio.shape}; average the channels first")
+    if audio.size == 0:
+        raise AudioError("there are no samples in it")
+    if bad := int(np.count_nonzero(~np.isfinite(audio))):
+        raise AudioError(f"{bad} of {audio.size} samples are NaN or infinite")
+    return audio
+
+
+def resample(audio: Waveform, rate: int, new_rate: int) -> Waveform:
+    """Changes the sampling rate from `rate` to `new_rate` Hz: `(samples,)` -> `(ceil(samples * new_rate / rate),)`.
+
+    Flat within .1 dB up to 92 % of the lower Nyquist frequency; what would alias is attenuated by 96 dB.
+    """
+    if rate == new_rate:
+        return audio
+    common = gcd(rate, new_rate)
+    up, down = new_rate // common, rate // common
+    resampled = _clap_extra("scipy.signal").resample_poly(audio, up, down, window=_lowpass(max(up, down)))
+    return np.asarray(resampled, dtype=np.float32)
+
+
+@lru_cache(maxsize=8)
+def _lowpass(factor: int) -> NDArray[np.float64]:
+    """FIR low-pass that ends at 1 / `factor` of the Nyquist frequency; length and beta by Kaiser's formulas."""
+    signal = _clap_extra("scipy.signal")
+    taps, beta = signal.kaiserord(STOPBAND_DB, TRANSITION / factor)
+    return signal.firwin(taps | 1, (1 - TRANSITION / 2) / factor, window=("kaiser", beta))
+
+
+def windows(audio: Waveform, rate: int, seconds: float = 10.0) -> list[Waveform]:
+    """Cuts `(samples,)` into non-overlapping windows of `seconds`; the last one is what is left.
+
+    A tail under half a second says too little to weigh as much as a whole window: it is dropped, unless it is all
+    there is.
+    """
+    size = round(seconds * rate)
+    pieces = [audio[start : start + size] for start in range(0, len(audio), size)]
+    if len(pieces) > 1 and len(pieces[-1]) < SHORTEST_TAIL * rate:
+        pieces.pop()
+    return pieces
+
+
+def log_mel(audio: Tensor, filters: Tensor, *, fft_size: int, hop: int) -> Tensor:
+    """Log-mel spectrogram in dB of power, floored at -100 dB: `(..., samples)` -> `(..., frames, mels)` float32.
+
+    Args:
+        audio: waveforms.
+        filters: mel filter bank `(fft_size // 2 + 1, mels)`.
+        fft_size: length of the periodic Hann window and of the transform, in samples; frames are centred, with
+            reflected edges.
+        hop: distance between frames in samples.
+    """
+    # In double precision, as a bin 100 dB under the loudest one is lost in the rounding of a float32 transform.
+    window = torch.hann_window(fft_size, dtype=torch.float64, device=audio.device)
+    flat = audio.double().reshape(-1, audio.shape[-1])
+    spectrum = torch.stft(flat, fft_size, hop, window=window, center=True, pad_mode="reflect", return_complex=True)
+    power = spectrum.real.square() + spectrum.imag.square()  # (n, bins, frames)
+    mel = power.transpose(1, 2) @ filters.to(power)
+    decibels = 10 * mel.clamp_min(1e-10).log10()
+    return decibels.float().reshape(*audio.shape[:-1], *decibels.shape[1:])
+
+
+def _clap_extra(module: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f'{module} is needed to read audio: pip install "dlink-adapter[clap]"') from error

@@ -1,0 +1,22 @@
+"""Every bridge by name: Diffusion-Link and the methods it has to be better than. A new one is a file and a line here."""
+
+from pathlib import Path
+
+from dlink_adapter.baselines.identity import Identity
+from dlink_adapter.baselines.mean_shift import MeanShift
+from dlink_adapter.baselines.ridge import Ridge
+from dlink_adapter.bridge import DiffusionLink
+from dlink_adapter.pretrained import PretrainedBridge, read_config, resolve_folder
+
+BRIDGES: dict[str, type[PretrainedBridge]] = {
+    bridge.name: bridge for bridge in (Identity, MeanShift, Ridge, DiffusionLink)
+}
+
+
+def load_bridge(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None) -> PretrainedBridge:
+    """Load a saved bridge of any kind from a folder or from the hub. Raises as `from_pretrained` does."""
+    folder = resolve_folder(name_or_path, revision=revision, token=token)
+    kind = read_config(folder)["bridge"]
+    if kind not in BRIDGES:
+        raise ValueError(f"{name_or_path} holds a bridge of unknown kind {kind!r}; known: {', '.join(BRIDGES)}")
+    return BRIDGES[kind].from_pretrained(folder)

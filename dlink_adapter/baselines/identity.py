@@ -1,0 +1,19 @@
+"""No bridge: the raw swap of an audio embedding for a text embedding."""
+
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from dlink_adapter.baselines.closed_form import ClosedFormBridge
+
+
+class Identity(ClosedFormBridge):
+    """x, unit-normed."""
+
+    name = "raw"
+
+    @property
+    def is_fitted(self) -> bool:
+        return True
+
+    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+        return normalize(x, dim=-1)

@@ -1,0 +1,16 @@
+"""Mean shift: the constant part of the modality gap taken out (C3, Zhang et al., ICLR 2024, in the form of a bridge)."""
+
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from dlink_adapter.baselines.closed_form import ClosedFormBridge
+
+
+class MeanShift(ClosedFormBridge):
+    """x - mean(audio) + mean(text), unit-normed; the means are those of unit-normed training embeddings."""
+
+    name = "mean_shift"
+
+    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+        x = normalize(x, dim=-1)
+        return x if modality == "text" else normalize(x - self.space.audio_mean + self.space.text_mean, dim=-1)

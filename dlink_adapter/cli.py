@@ -1,0 +1,144 @@
+"""The `dlink` command: `dlink <recipe> [options]` runs the typed `main` of `dlink_adapter.recipes.<recipe>`.
+
+A recipe is any module of the recipes package with a top-level `main`; its name is the module's, with dashes. Nothing is
+registered: the listing is read from the folder, the first line of the docstring is the help, the first docstring line
+that starts with `dlink` is the example, and `main`'s signature and docstring are the options:
+
+- a parameter with a default, or a keyword-only one, is `--name`; a bare `--name` means true for a bool;
+- a required parameter before the `*` is positional, and a list there takes one or more values;
+- a dataclass is a group, `--bridge.dim 512`;
+- `--config file.yaml` sets any of them, and what is typed wins over it; a bare name is also looked up among the
+  packaged `recipes/configs`.
+"""
+
+import argparse
+import ast
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import docstring_parser
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+
+from dlink_adapter import __version__, recipes
+
+# What the library raises on purpose, with a message for the user; anything else is a defect and shows its traceback.
+USER_ERRORS = (ValueError, OSError, ImportError)
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults and types beside the options, docstrings with their own line breaks."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One sub-command, as its source file describes it."""
+
+    name: str
+    module: str
+    doc: str
+
+    @property
+    def help(self) -> str:
+        return self.doc.partition("\n")[0]
+
+    @property
+    def example(self) -> str:
+        lines = (line.strip() for line in self.doc.splitlines())
+        return next((line for line in lines if line.startswith("dlink ")), f"dlink {self.name}")
+
+
+def list_recipes() -> dict[str, Recipe]:
+    """The recipes by command name, read from their source: importing them would import torch."""
+    found = {}
+    for file in sorted(file for folder in recipes.__path__ for file in Path(folder).glob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            name = file.stem.replace("_", "-")
+            found[name] = Recipe(name, f"{recipes.__name__}.{file.stem}", ast.get_docstring(tree) or "")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one recipe and return the exit code: its own, 1 after an error it explains, 2 after wrong usage.
+
+    With `DLINK_TRACEBACK=1` in the environment an explained error shows its traceback too.
+    """
+    known = list_recipes()
+    parser = argparse.ArgumentParser(
+        "dlink",
+        description="A diffusion bridge between a frozen encoder and an LLM's projector.",
+        epilog=_listing(known.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dlink {__version__}")
+    parser.add_argument("recipe", choices=known, metavar="recipe", help="one of the recipes below")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="`dlink <recipe> --help` explains them")
+    args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
+    try:
+        return run(known[args.recipe], args.options)
+    except USER_ERRORS as error:
+        if os.environ.get("DLINK_TRACEBACK") == "1":
+            raise
+        print(f"dlink: error: {error}", file=sys.stderr)
+        return 1
+
+
+def run(recipe: Recipe, argv: Sequence[str]) -> int:
+    """Parse `argv` by the signature of the recipe's `main`, and call it. A `main` that returns None has succeeded."""
+    function = importlib.import_module(recipe.module).main
+    types = get_type_hints(function)
+    lists = _positional_lists(function, types)
+    parser = ArgumentParser(prog=f"dlink {recipe.name}", description=recipe.doc, formatter_class=_Help)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file, or the name of a packaged one")
+    for name, (item, help_text) in lists.items():
+        parser.add_argument(name, nargs="+", type=item, help=help_text)
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
+    flags = {f"--{name}" for name, kind in types.items() if kind is bool}
+    options = parser.parse_args(_spelled_out(argv, flags))
+    arguments = parser.instantiate(options).as_dict()
+    arguments.pop("config")
+    return function(**arguments) or 0
+
+
+def _positional_lists(function: Callable[..., Any], types: dict[str, Any]) -> dict[str, tuple[type, str | None]]:
+    """The required list parameters before the `*`, with item type and help: jsonargparse takes one value for each."""
+    described = docstring_parser.parse(inspect.getdoc(function) or "").params
+    helps = {parameter.arg_name: parameter.description for parameter in described}
+    return {
+        name: (get_args(types[name])[0], helps.get(name))
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and parameter.default is parameter.empty
+        and get_origin(types[name]) is list
+    }
+
+
+def _spelled_out(argv: Sequence[str], flags: set[str]) -> list[str]:
+    """`argv` with a value after every bare flag, and the configs in front so that what is typed wins over them."""
+    configs: list[str] = []
+    typed: list[str] = []
+    tokens = [part for token in argv for part in (token.split("=", 1) if token.startswith("--config=") else [token])]
+    for before, token, following in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
+        if before == "--config":
+            configs += ["--config", _config_path(token)]
+        elif token != "--config" or following == "":
+            typed.append(token)
+        if token in flags and following not in ("true", "false"):
+            typed.append("true")
+    return configs + typed
+
+
+def _config_path(name: str) -> str:
+    packaged = Path(recipes.__path__[0]) / "configs" / name
+    return str(packaged) if not Path(name).exists() and packaged.is_file() else name
+
+
+def _listing(known: Iterable[Recipe]) -> str:
+    entries = (f"  {recipe.name:<20} {recipe.help}\n  {'':<20} $ {recipe.example}" for recipe in known)
+    return "\n".join(["recipes:", *entries, "", "DLINK_TRACEBACK=1 shows where an error comes from."])

@@ -1,0 +1,86 @@
+"""The denoiser: three residual MLP blocks that are told how noisy their input is (Diffusion-Link, arXiv 2510.11330)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dlink_adapter.config import BridgeConfig
+
+
+class NoiseLevelEmbedding(nn.Module):
+    """Sinusoidal features of the noise angle arccos(sqrt(alpha_bar)), then an MLP: (...,) -> (..., time_dim).
+
+    The angle says how noisy x_t is whatever the schedule is called, so that a trained bridge can be sampled on any.
+    """
+
+    def __init__(self, time_dim: int):
+        super().__init__()
+        self.time_dim = time_dim
+        self.mlp = nn.Sequential(nn.Linear(time_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim), nn.SiLU())
+
+    def forward(self, alpha_bar: Tensor) -> Tensor:
+        angle = torch.acos(alpha_bar.float().sqrt().clamp(0, 1)) * (2 / math.pi)
+        octaves = torch.arange(self.time_dim // 2, device=alpha_bar.device, dtype=torch.float32)
+        frequency = 1000 ** (1 - octaves / (self.time_dim // 2))
+        phase = angle.unsqueeze(-1) * frequency
+        features = torch.cat([phase.sin(), phase.cos()], dim=-1)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))
+
+
+class ResidualMLP(nn.Module):
+    """x + MLP(scale, shift(LayerNorm(x))): the noise level sets scale and shift. It starts as the identity."""
+
+    def __init__(self, dim: int, hidden: int, time_dim: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.modulation = nn.Linear(time_dim, 2 * dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+    def reset_parameters(self) -> None:
+        """Start as the identity."""
+        for layer in (self.modulation, self.mlp[-1]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:  # (..., dim), (..., time_dim)
+        scale, shift = self.modulation(level).chunk(2, dim=-1)
+        return x + self.mlp(self.norm(x) * (1 + scale) + shift)
+
+
+class Denoiser(nn.Module):
+    """D(x_t, alpha_bar) -> text x0, all in the coordinates of `EmbeddingSpace`.
+
+    The input passes to the output with the gain `skip` sqrt(alpha_bar): encoders are trained to align their towers, so the
+    identity is the right answer to shrink to where pairs are few.
+    """
+
+    def __init__(self, config: BridgeConfig):
+        super().__init__()
+        hidden = round(config.mlp_ratio * config.dim)
+        self.skip = config.skip
+        self.level = NoiseLevelEmbedding(config.time_dim)
+        self.blocks = nn.ModuleList(
+            ResidualMLP(config.dim, hidden, config.time_dim, config.dropout) for _ in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(config.dim, elementwise_affine=False)
+        self.out = nn.Linear(config.dim, config.dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new weights from the global generator; the output starts at the gain alone."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+        for block in self.blocks:
+            block.reset_parameters()
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
+        """Noised embeddings (..., dim) and their alpha_bar (..., 1) -> (..., dim), float32."""
+        level = self.level(alpha_bar.squeeze(-1))
+        h = x.to(self.out.weight.dtype)
+        for block in self.blocks:
+            h = block(h, level)
+        return self.out(self.norm(h)).float() + self.skip * alpha_bar.sqrt() * x

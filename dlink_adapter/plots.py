@@ -1,0 +1,171 @@
+"""The figures: the two clouds before and after, caption scores as bars, cosines as histograms.
+
+Each is drawn on a Figure of its own (no pyplot, no global state, no display) and appears complete or not at all.
+Colours are Okabe and Ito's, told apart with any colour vision; audio and text differ in shape too.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AUDIO, TEXT, LINE = "#D55E00", "#0072B2", "#777777"
+BARS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
+METRIC_NAMES = {
+    **{f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)},
+    **{"rouge_l": "ROUGE-L", "meteor": "METEOR", "cider_d": "CIDEr-D", "spice": "SPICE", "spider": "SPIDEr"},
+    "fense": "FENSE",
+}
+MAX_POINTS = 2000  # of each modality in a panel: more only paint over each other
+
+
+def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *, pairs: int = 12) -> Path:
+    """Draw audio and text clouds side by side in one frame, with lines between a few pairs.
+
+    `panels` maps a title to (audio, text), each (n, dim), row i of one the pair of row i of the other. The frame is the
+    first two principal components of the first panel, which should be the raw embeddings, so that the eye compares
+    like with like. Raises ValueError on shapes that do not match, ImportError without matplotlib.
+    """
+    clouds = _unit_pairs(panels)
+    raw = torch.cat(next(iter(clouds.values())))
+    figure = _figure(4.4 * len(clouds), 4.8)
+    grid = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
+    project, explained = _principal_plane(raw)
+    for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
+        shown = torch.randperm(len(audio), generator=torch.Generator().manual_seed(0))[:MAX_POINTS]
+        points = project(audio[shown]), project(text[shown])
+        for one, other in zip(*(cloud[:pairs].tolist() for cloud in points), strict=True):
+            axes.plot(*zip(one, other, strict=True), color=LINE, linewidth=0.8, zorder=3)
+        for cloud, color, marker, label in zip(points, (AUDIO, TEXT), "o^", ("audio", "text"), strict=True):
+            style: dict[str, Any] = {"color": color, "marker": marker, "linewidths": 0}
+            axes.scatter(*cloud.T.tolist(), s=16, alpha=0.45, label=label, **style)
+            axes.scatter(*cloud[:pairs].T.tolist(), s=26, zorder=4, **style)
+        axes.set_title(f"{title}\nmean paired cosine {(audio * text).sum(-1).mean():.2f}", fontsize=11)
+        axes.set_xlabel(f"component 1 ({explained[0]:.0%} of the variance)")
+    grid[0].set_ylabel(f"component 2 ({explained[1]:.0%})")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, markerscale=1.8)
+    figure.suptitle(f"Audio and text embeddings, {min(pairs, len(shown))} pairs joined")
+    return _save(figure, path)
+
+
+def plot_caption_scores(path: str | Path, scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Path:
+    """Draw `scores[setup][method][metric]` as grouped bars with their values (x 100), one row of axes a setup.
+
+    A metric that is None everywhere is left out; a single None leaves its place empty. Raises ValueError where nothing
+    is left, ImportError without matplotlib.
+    """
+    values = [by_metric for methods in scores.values() for by_metric in methods.values()]
+    metrics = [name for name in METRIC_NAMES if any(by_metric.get(name) is not None for by_metric in values)]
+    if not metrics:
+        raise ValueError(f"no caption score to draw: scores[setup][method] knows none of {', '.join(METRIC_NAMES)}")
+    methods = list(dict.fromkeys(name for by_method in scores.values() for name in by_method))
+    figure = _figure(max(7.0, 0.42 * len(metrics) * (len(methods) + 1)), 3.4 * len(scores) + 0.4)
+    rows = figure.subplots(len(scores), 1, squeeze=False)[:, 0]
+    for axes, (setup, by_method) in zip(rows, scores.items(), strict=True):
+        for place, method in enumerate(methods):
+            heights = [_percent(by_method.get(method, {}).get(metric)) for metric in metrics]
+            _bars(axes, heights, place, len(methods), label=_title(method))
+        axes.set_title(_title(setup), fontsize=11)
+        axes.set_xticks(range(len(metrics)), [METRIC_NAMES[metric] for metric in metrics])
+        axes.set_ylabel("score x 100")
+        axes.margins(x=0.02, y=0.2)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(methods), 6), frameon=False)
+    return _save(figure, path)
+
+
+def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) -> Path:
+    """Draw, for each (audio, text) panel, the cosines of true pairs and of each audio with another clip's text.
+
+    Shapes and errors as in `plot_clouds`. What counts is that the two hills part, not where they stand.
+    """
+    clouds = _unit_pairs(panels)
+    figure = _figure(4.4 * len(clouds), 3.8)
+    grid = figure.subplots(1, len(clouds), sharex=True, squeeze=False)[0]
+    for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
+        shift = max(1, len(audio) // 2)  # half way round: neighbouring rows may be alike
+        for other, color, hatch, label in ((text, TEXT, "", "pairs"), (text.roll(shift, 0), AUDIO, "///", "not pairs")):
+            cosine = (audio * other).sum(-1)
+            style: dict[str, Any] = {"color": color, "alpha": 0.5, "hatch": hatch, "edgecolor": color, "density": True}
+            axes.hist(cosine.tolist(), bins=40, label=label, histtype="stepfilled", **style)
+            axes.axvline(cosine.mean().item(), color=color, linewidth=1.4, linestyle="--")
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("cosine of audio and text")
+        axes.set_yticks([])
+    grid[0].set_ylabel("share of clips")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle("Cosines of pairs and of others; dashed: the means")
+    return _save(figure, path)
+
+
+def _principal_plane(rows: Tensor) -> tuple[Callable[[Tensor], Tensor], list[float]]:
+    """The projection on the first two principal components of (n, dim), and the share of the variance of each."""
+    mean = rows.mean(0)
+    with torch.random.fork_rng(devices=[]):  # pca_lowrank draws from the global generator
+        torch.manual_seed(0)
+        _, scale, plane = torch.pca_lowrank(rows, q=min(6, *rows.shape))
+    explained = scale[:2].square() / (rows - mean).square().sum()
+    return lambda x: (x - mean) @ plane[:, :2], explained.tolist()
+
+
+def _unit_pairs(panels: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    if not panels:
+        raise ValueError("there must be at least one panel, such as {'raw': (audio, text)}")
+    return {title: _unit_pair(title, audio, text) for title, (audio, text) in panels.items()}
+
+
+def _unit_pair(title: str, audio: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    if audio.ndim != 2 or audio.shape != text.shape or len(audio) < 2 or audio.shape[1] < 2:
+        raise ValueError(f"{title!r}: audio and text must both be (n, dim), got {[*audio.shape]}, {[*text.shape]}")
+    pair = torch.stack([audio.detach().cpu().double(), text.detach().cpu().double()])
+    pair /= pair.norm(dim=-1, keepdim=True)
+    if not pair.isfinite().all():
+        raise ValueError(f"{title!r}: an embedding is zero, NaN or Inf")
+    return pair[0], pair[1]
+
+
+def _bars(axes: Any, heights: list[float], place: int, places: int, label: str) -> None:
+    width = 0.84 / places
+    left = [group + (place - (places - 1) / 2) * width for group in range(len(heights))]
+    style = {"color": BARS[place % len(BARS)], "edgecolor": "black", "linewidth": 0.4}
+    bars = axes.bar(left, heights, width * 0.94, label=label, **style)
+    axes.bar_label(bars, ["" if isnan(height) else f"{height:.1f}" for height in heights], fontsize=7, padding=2)
+
+
+def _percent(score: float | None) -> float:
+    return float("nan") if score is None else 100 * score
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _figure(width: float, height: float) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('figures need matplotlib: pip install "dlink-adapter[plot]"') from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: "Figure", path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(unfinished, format="png", dpi=150)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path

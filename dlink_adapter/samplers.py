@@ -1,0 +1,44 @@
+"""Reverse processes for a network that predicts x0: plain functions over a ladder of alpha_bar values.
+
+A ladder runs from the depth at which the embedding was noised down to 1.0, clean, in Python floats. At every rung the
+network reconstructs the text embedding from scratch; the sampler decides what it is shown next.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Generator, Tensor
+
+Denoise = Callable[[Tensor, float], Tensor]  # (x_t (..., dim), alpha_bar) -> x0 (..., dim)
+Sampler = Callable[[Denoise, Tensor, Sequence[float], Generator | None], Tensor]
+
+
+def ddim(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Generator | None = None) -> Tensor:
+    """Deterministic: keeps the noise it infers, and takes less of it at each rung (Song et al., 2021, eq. 12, eta 0)."""
+    for level, next_level in pairwise(ladder):
+        x0 = denoise(x, level)
+        noise = (x - math.sqrt(level) * x0) / math.sqrt(1 - level)
+        x = math.sqrt(next_level) * x0 + math.sqrt(1 - next_level) * noise
+    return x
+
+
+def ddpm(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Generator | None = None) -> Tensor:
+    """Ancestral: draws from the posterior q(x_s | x_t, x0) at each rung (Ho et al., 2020, eq. 7)."""
+    for level, next_level in pairwise(ladder):
+        x0 = denoise(x, level)
+        kept = level / next_level  # alpha of this step
+        mean = (math.sqrt(next_level) * (1 - kept) * x0 + math.sqrt(kept) * (1 - next_level) * x) / (1 - level)
+        spread = math.sqrt((1 - next_level) / (1 - level) * (1 - kept))
+        x = mean + spread * torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator) if spread else mean
+    return x
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm}
+
+
+def ladder(alpha_bar: Sequence[float], depth: int, steps: int) -> list[float]:
+    """`steps` evenly spaced rungs from timestep `depth` to 0, as alpha_bar; fewer where the depth has fewer."""
+    steps = min(steps, depth)
+    return [alpha_bar[round(depth * (steps - rung) / steps)] for rung in range(steps + 1)] if steps else [1.0]

@@ -1,0 +1,214 @@
+"""Scenes: one to three placed events with a temporal relation, sampled by split and rendered as waveforms."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from scipy import fft
+from scipy.io import wavfile
+
+from dlink_adapter.soundscapes.events import EVENTS
+from dlink_adapter.soundscapes.synthesis import Signal, colour, decay, fade, gains, log_uniform, noise, place
+
+SPLITS = ("train", "val", "test")
+TEST_SHARE, VAL_SHARE = 20, 10  # per cent of the pairs of events
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An event in a scene: onset and duration in seconds, loudness in dB, distance from 0 (near) to 1 (far).
+
+    `count` is the number of occurrences, 1 for a continuous sound; `seed` fixes the individual dog, engine or bell.
+    """
+
+    event: str
+    onset: float
+    duration: float
+    count: int
+    loudness: float
+    distance: float
+    seed: int
+
+    @property
+    def end(self) -> float:
+        """When it has died away, in seconds."""
+        return self.onset + self.duration
+
+    @property
+    def level(self) -> float:
+        """RMS of its loudest tenth of a second at the listener, in dB below full scale."""
+        return -14 + self.loudness - 8 * self.distance
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Placed events and how they relate in time.
+
+    `relation` reads the events in order: "alone" (a), "while" (a sounds while b goes on), "then" (a, then b),
+    "then_then" (a, b, c in turn), "over" (a, then b, while c goes on) or "while_then" (a while b goes on, then c).
+    """
+
+    events: tuple[Placed, ...]
+    relation: str
+    seed: int
+    seconds: float = 5.0
+
+
+def pair_split(first: str, second: str) -> str:
+    """The split that owns an unordered pair of events, by a fixed hash."""
+    digest = hashlib.sha256("+".join(sorted((first, second))).encode()).digest()
+    bucket = int.from_bytes(digest[:4], "big") % 100
+    return "test" if bucket < TEST_SHARE else "val" if bucket < TEST_SHARE + VAL_SHARE else "train"
+
+
+def combination_split(names: Iterable[str]) -> str:
+    """The strictest split among the pairs of two or more events, so that no pair of test is ever heard in train."""
+    return max((pair_split(*pair) for pair in combinations(names, 2)), key=SPLITS.index)
+
+
+def sample_scenes(count: int, split: str, seed: int) -> list[Scene]:
+    """Draw `count` scenes of a split; the same arguments give the same scenes.
+
+    Single events occur in every split; combinations of events belong to exactly one. Raises ValueError for an unknown
+    split or a negative count.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
+    if count < 0:
+        raise ValueError(f"count is {count}; it must not be negative")
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    return [_sample(rng, split) for _ in range(count)]
+
+
+def _sample(rng: np.random.Generator, split: str) -> Scene:
+    size = int(rng.choice([1, 2, 3], p=[0.35, 0.45, 0.2]))
+    while True:
+        names = [str(name) for name in rng.choice(list(EVENTS), size, replace=False)]
+        if size == 1 or combination_split(names) == split:
+            break
+    # A sound that goes on stands where the relation needs one: last, or before the closing event.
+    names.sort(key=lambda name: EVENTS[name].continuous)
+    relation, spans = _relation(rng, names)
+    if relation == "while_then":
+        names = [names[0], names[2], names[1]]
+    placed = tuple(_place(rng, name, *span, throughout=len(names) > 1) for name, span in zip(names, spans, strict=True))
+    return Scene(placed, relation, int(rng.integers(2**31)))
+
+
+def _relation(rng: np.random.Generator, names: list[str]) -> tuple[str, list[tuple[float, float]]]:
+    """A relation that the events allow, and the span (start, end) in seconds of each; may reorder `names`."""
+    goes_on = EVENTS[names[-1]].continuous
+    if len(names) == 1:
+        return "alone", [(0.0, 5.0)]
+    if len(names) == 2:
+        if goes_on and rng.random() < 0.6:
+            return "while", [(0.2, 4.8), (0.0, 5.0)]
+        rng.shuffle(names)
+        cut = rng.uniform(1.9, 3.1)
+        return "then", [(0.0, cut), (cut + 0.1, 5.0)]
+    if goes_on and rng.random() < 0.7:
+        cut = rng.uniform(2.2, 2.8)
+        if rng.random() < 0.6:
+            return "over", [(0.1, cut), (cut + 0.1, 4.9), (0.0, 5.0)]
+        return "while_then", [(0.1, cut), (0.0, cut + 0.3), (cut + 0.4, 5.0)]
+    rng.shuffle(names)
+    first, second = rng.uniform(1.4, 1.8), rng.uniform(3.1, 3.5)
+    return "then_then", [(0.0, first), (first + 0.1, second), (second + 0.1, 5.0)]
+
+
+def _place(rng: np.random.Generator, name: str, start: float, end: float, throughout: bool = False) -> Placed:
+    once, span, count = EVENTS[name].once, end - start, 1
+    if once is None:
+        cut = rng.uniform(0, 0.5) if rng.random() < 0.25 and not throughout else 0.0
+        onset, duration = start, span * (1 - cut)
+    else:
+        most = max(1, min(8, int(span / (1.1 * once))))
+        count = int(rng.integers(1, most + 1)) if rng.random() < 0.7 else 1
+        slot = min(span / count, once * rng.uniform(1.1, 3.5))
+        duration = min(span, slot * count)
+        onset = start + (span - duration) * rng.random() ** 2
+    loudness = float(rng.uniform(-15, 0))
+    distance = float(rng.random() ** 1.5)
+    return Placed(name, float(onset), float(duration), count, loudness, distance, int(rng.integers(2**31)))
+
+
+def render(scene: Scene, rate: int = 16000) -> Signal:
+    """The scene as (samples,) float32 audio within [-1, 1], through a random room, microphone and noise floor."""
+    rng = np.random.default_rng(scene.seed)
+    samples = round(scene.seconds * rate)
+    near, far = np.zeros(samples, dtype=np.float32), np.zeros(samples, dtype=np.float32)
+    for placed in scene.events:
+        sound = _render_event(placed, rate)
+        place(near, sound, placed.onset, rate, 1 - placed.distance)
+        place(far, sound, placed.onset, rate, 0.1 + 0.9 * placed.distance)
+    audio = _room(rng, near, far, rate)
+    audio = audio + loudest(audio, rate) * log_uniform(rng, 3e-4, 0.1) * noise(rng, samples, rate, _floor(rng))
+    if rng.random() < 0.35:
+        audio *= _cut(rng, scene, rate)
+    audio = audio * log_uniform(rng, 0.4, 1.4)
+    return (audio / max(1.0, np.abs(audio).max() / 0.98)).astype(np.float32)
+
+
+def _render_event(placed: Placed, rate: int) -> Signal:
+    """The event on its own and without a room, at its level."""
+    rng, event = np.random.default_rng(placed.seed), EVENTS[placed.event]
+    slot = placed.duration / placed.count
+    sound = event.render(rng, slot, rate)
+    if event.continuous:
+        sound = sound * fade(len(sound), rate, 0.03, 0.05)
+    else:
+        sound = _repeat(rng, sound, placed.count, slot, rate)
+    return sound * np.float32(10 ** (placed.level / 20) / (loudest(sound, rate) + 1e-9))
+
+
+def _repeat(rng: np.random.Generator, sound: Signal, count: int, slot: float, rate: int) -> Signal:
+    """Occurrences by the same individual: each a little faster or slower and stronger or weaker than the first."""
+    out = np.zeros(round(count * slot * rate), dtype=np.float32)
+    late = rng.random()
+    for number in range(count):
+        speed = rng.uniform(1.0, 1.08)
+        again = np.interp(np.arange(0, len(sound) - 1, speed), np.arange(len(sound)), sound) if number else sound
+        slack = max(0.0, slot - len(again) / rate)
+        place(out, again, number * slot + slack * late * rng.random(), rate, rng.uniform(0.7, 1.0) if number else 1.0)
+    return out
+
+
+def loudest(audio: Signal, rate: int) -> float:
+    """RMS of the loudest tenth of a second."""
+    window = rate // 10
+    blocks = np.pad(audio, (0, -len(audio) % window)).reshape(-1, window)
+    return float(np.sqrt(np.square(blocks).mean(1).max()))
+
+
+def _room(rng: np.random.Generator, near: Signal, far: Signal, rate: int) -> Signal:
+    """Dull the far bus, reverberate it with decaying noise, and colour the sum like some microphone."""
+    tail = int(log_uniform(rng, 0.05, 0.8) * rate)
+    echo = noise(rng, tail, rate, {100: -6, 500: 0, 3000: -4, 7900: -15}) * decay(tail, rate, 0.0, tail / rate / 5)
+    echo *= rng.uniform(0.3, 1.0) / np.sqrt(np.square(echo).sum())
+    echo[0] += 0.5
+    length = fft.next_fast_len(len(near) + tail, real=True)
+    air = gains(length, rate, {100: 0, 1000: rng.uniform(-6, -1), 7900: rng.uniform(-30, -8)})
+    spectrum = fft.rfft(near, length) + fft.rfft(far, length) * fft.rfft(echo, length) * air
+    return fft.irfft(spectrum * gains(length, rate, colour(rng, 3.0)), length)[: len(near)]
+
+
+def _floor(rng: np.random.Generator) -> dict[float, float]:
+    """The colour of a recording's noise floor: hum and traffic at the bottom, hiss at the top."""
+    hum, traffic, air, hiss = rng.uniform([-5, -6, -15, -25], [25, 12, 3, 6])
+    return {40: hum, 200: traffic, 1000: 0, 3000: air, 7900: hiss}
+
+
+def _cut(rng: np.random.Generator, scene: Scene, rate: int) -> Signal:
+    """Gate of a clip that was cut around its sounds and padded with digital silence."""
+    start = min(placed.onset for placed in scene.events) - rng.uniform(0.0, 0.3)
+    end = max(placed.end for placed in scene.events) + rng.uniform(0.0, 0.6)
+    t = np.arange(round(scene.seconds * rate), dtype=np.float32) / rate
+    return np.clip(np.minimum(t - start, end - t) * 200, 0, 1)
+
+
+def write_wav(path: str | Path, audio: Sequence[float] | Signal, rate: int = 16000) -> None:
+    """Write (samples,) audio within [-1, 1] as 16-bit PCM."""
+    wavfile.write(path, rate, np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16))

@@ -1,0 +1,55 @@
+"""The space the bridge works in: each modality centred on its own mean, every embedding of unit variance a dimension.
+
+Centring by modality takes out the constant part of the modality gap in closed form (Zhang et al., ICLR 2024), so that the
+network only has to learn what a shift cannot do. On the way out the text mean comes back.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+class EmbeddingSpace(nn.Module):
+    """Maps encoder embeddings (..., dim) into the bridge's coordinates and text coordinates back to the encoder's space.
+
+    It is fitted on training pairs and saved with the bridge. Until then its means are NaN and `is_fitted` is False.
+    """
+
+    audio_mean: Tensor
+    text_mean: Tensor
+    text_radius: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("audio_mean", torch.full((dim,), torch.nan))
+        self.register_buffer("text_mean", torch.full((dim,), torch.nan))
+        self.register_buffer("text_radius", torch.tensor(torch.nan))
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit` was called, or fitted values were loaded. Waits for the device."""
+        return bool(self.text_radius.isfinite())
+
+    def fit(self, audio: Tensor, text: Tensor) -> None:
+        """Take the means from embeddings (n, dim) and (m, dim), which need not be paired; sums run in float64."""
+        audio_mean, text_mean = unit_mean(audio), unit_mean(text)
+        residual = torch.cat([(normalize(rows.double(), dim=-1) - text_mean).norm(dim=-1) for rows in text.split(16384)])
+        self.audio_mean.copy_(audio_mean)
+        self.text_mean.copy_(text_mean)
+        self.text_radius.copy_(residual.mean())
+
+    def encode(self, x: Tensor, modality: str = "audio") -> Tensor:
+        """Embeddings of one modality ("audio" is whatever the encoder's other tower sees) -> coordinates of norm sqrt(dim)."""
+        mean = self.text_mean if modality == "text" else self.audio_mean
+        return normalize(normalize(x, dim=-1) - mean.to(x), dim=-1) * self.dim**0.5
+
+    def decode(self, coordinates: Tensor) -> Tensor:
+        """Coordinates -> unit-norm text embeddings, at the radius around the text mean at which text lies."""
+        direction = normalize(coordinates, dim=-1) * self.text_radius.to(coordinates)
+        return normalize(direction + self.text_mean.to(coordinates), dim=-1)
+
+
+def unit_mean(x: Tensor) -> Tensor:
+    """The mean of the unit-normed rows of x (n, dim): (dim,) in float64, a block at a time."""
+    return torch.stack([normalize(rows.double(), dim=-1).sum(0) for rows in x.split(16384)]).sum(0) / len(x)

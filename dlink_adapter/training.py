@@ -1,0 +1,240 @@
+"""fit(): trains a bridge on pairs with accelerate, keeps an average of its weights, calibrates it, survives a kill.
+
+Every random draw comes from (seed, step), so that a resumed run needs no random state and repeats the steps it lost.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Generator, Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+from dlink_adapter.bridge import DiffusionLink
+from dlink_adapter.calibrate import calibrate
+from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.pretrained import write_atomically
+
+CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+Pairs = PairedEmbeddings | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of `fit`, ours.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: pairs a step, over all processes.
+        lr: peak of the one-cycle schedule.
+        weight_decay: of AdamW.
+        ema_decay: of the average of the weights, which is what the fitted bridge keeps.
+        holdout: share of the clips that is kept from training, to calibrate on, where no `val` pairs are given.
+        seed: of the order, the noise, the dropout and the holdout.
+        mixed_precision: "no", "bf16" or "fp16", as accelerate takes it; it touches the network's products alone.
+        save_every: steps between checkpoints.
+    """
+
+    steps: int = 1500
+    batch_size: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    ema_decay: float = 0.995
+    holdout: float = 0.1
+    seed: int = 0
+    mixed_precision: str = "no"
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.save_every < 1:
+            raise ValueError(f"steps, batch_size and save_every must be at least 1: {self}")
+        if not 0 < self.holdout < 1 or not 0 <= self.ema_decay < 1:
+            raise ValueError(f"holdout must be in (0, 1) and ema_decay in [0, 1): {self}")
+
+
+def fit(
+    link: DiffusionLink,
+    pairs: Pairs,
+    *,
+    val: Pairs | None = None,
+    config: FitConfig | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train `link` in place on pairs, then choose its depth on validation pairs if its config has none.
+
+    Args:
+        link: a bridge; its space is fitted here too.
+        pairs: `PairedEmbeddings`, or (audio, text) tensors, both (n, dim).
+        val: pairs to calibrate on; None holds out a share of the clips.
+        config: settings of the training.
+        out: folder for the bridge, a checkpoint while training and a log in JSONL. Called again with the same arguments
+            after a kill, `fit` goes on from the checkpoint and ends, on a CPU, with the same bits.
+        progress: shows a bar when on a terminal.
+
+    Returns:
+        What was measured: the last losses, the calibration, the seconds.
+
+    Raises:
+        ValueError: pairs of another width, too few pairs, a checkpoint of a run with other settings.
+    """
+    from accelerate import Accelerator
+
+    config = config or FitConfig()
+    train, held_out = _as_pairs(pairs), None if val is None else _as_pairs(val)
+    if train.dim != link.dim:
+        raise ValueError(f"the bridge has dim {link.dim}, the pairs have dim {train.dim}")
+    if held_out is None:
+        train, held_out = train.split((1 - config.holdout, config.holdout), seed=config.seed)
+    started = time.monotonic()
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    link.space.to(accelerator.device).fit(train.audio.to(accelerator.device), train.text.to(accelerator.device))
+    run = _Run(link, train, config, accelerator, Path(out) if out is not None else None)
+    losses = run.train(progress)
+    link.metadata["fingerprint"] = train.metadata.get("fingerprint")
+    link.metadata["training"] = {**asdict(config), "pairs": len(train), "clips": train.clips}
+    link.eval()
+    calibration = calibrate(link, held_out)
+    if out is not None and accelerator.is_main_process:
+        link.save_pretrained(out)
+        Path(out, CHECKPOINT).unlink(missing_ok=True)
+    return {"losses": losses, "calibration": calibration, "seconds": time.monotonic() - started}
+
+
+class _Objective(nn.Module):
+    """The loss as a forward pass, which is what DDP wraps."""
+
+    def __init__(self, link: DiffusionLink):
+        super().__init__()
+        self.link = link
+
+    def forward(self, audio: Tensor, text: Tensor, generator: Generator) -> dict[str, Tensor]:
+        return self.link.loss(audio, text, generator=generator)
+
+
+class _Run:
+    """One training run: the model, its average, the optimiser and the step they are at."""
+
+    def __init__(self, link: DiffusionLink, pairs: PairedEmbeddings, config: FitConfig, accelerator: Any, out: Path | None):
+        self.link, self.pairs, self.config, self.accelerator, self.out = link, pairs, config, accelerator, out
+        self.step = 0
+        self.batch_size = min(config.batch_size, len(pairs))
+        with _seeded(config.seed):
+            link.denoiser.reset_parameters()
+        parameters = list(link.denoiser.parameters())
+        optimizer = AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+        self.schedule = OneCycleLR(optimizer, config.lr, total_steps=config.steps + 1, pct_start=0.1)
+        self.average = AveragedModel(link.denoiser, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.objective, self.optimizer = accelerator.prepare(_Objective(link), optimizer)
+        self.average.to(accelerator.device)
+        self._resume()
+
+    def train(self, progress: bool) -> dict[str, float]:
+        """Take the steps that are left and put the averaged weights into the bridge; returns the last losses."""
+        losses: dict[str, float] = {}
+        self.objective.train()
+        hide = None if progress and self.accelerator.is_main_process else True
+        with tqdm(total=self.config.steps, initial=self.step, desc="bridge", unit="step", disable=hide) as bar:
+            while self.step < self.config.steps:
+                parts = self._take_step()
+                bar.update()
+                if self.step % 50 == 0 or self.step == self.config.steps:
+                    losses = {name: value.item() for name, value in parts.items()}
+                    bar.set_postfix(loss=f"{losses['loss']:.3f}")
+                    self._log(losses)
+                if self.step % self.config.save_every == 0 and self.step < self.config.steps:
+                    self._save()
+        self.link.denoiser.load_state_dict(self.average.module.state_dict())
+        return losses
+
+    def _take_step(self) -> dict[str, Tensor]:
+        device, seed = self.accelerator.device, self.config.seed * 1_000_003 + self.step
+        audio, text = map(torch.stack, zip(*self.pairs.__getitems__(self._batch().tolist()), strict=True))
+        generator = Generator(device).manual_seed(seed * 64 + self.accelerator.process_index)
+        with _seeded(seed):
+            parts: dict[str, Tensor] = self.objective(audio.to(device), text.to(device), generator)
+            self.optimizer.zero_grad()
+            self.accelerator.backward(parts["loss"])
+        self.accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update_parameters(self.link.denoiser)
+        self.step += 1
+        return parts
+
+    def _batch(self) -> Tensor:
+        """This process's share of the rows of this step: whole epochs, each in its own order."""
+        a_epoch = len(self.pairs) // self.batch_size
+        epoch, place = divmod(self.step, a_epoch)
+        order = torch.randperm(len(self.pairs), generator=Generator().manual_seed(self.config.seed * 1_000_003 + epoch))
+        batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+        return batch[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def _log(self, losses: dict[str, float]) -> None:
+        if self.out is None or not self.accelerator.is_main_process:
+            return
+        with Path(self.out, LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.step, "lr": self.schedule.get_last_lr()[0], **losses}) + "\n")
+
+    def _save(self) -> None:
+        if self.out is None or not self.accelerator.is_main_process:
+            return
+        optimizer = self.optimizer.state_dict()["state"]
+        tensors = {f"model.{name}": value for name, value in self.link.denoiser.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        tensors |= {f"optimizer.{i}.{name}": value for i, state in optimizer.items() for name, value in state.items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        write_atomically(self.out / CHECKPOINT, save(tensors, metadata={"step": str(self.step), "run": self._identity()}))
+
+    def _identity(self) -> str:
+        """What must be equal for a checkpoint to be this run's."""
+        return json.dumps([self.link.config.to_dict(), asdict(self.config), len(self.pairs), self.accelerator.num_processes])
+
+    def _resume(self) -> None:
+        if self.out is None:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / CHECKPOINT
+        if not path.is_file():
+            return
+        with safe_open(path, framework="pt") as file:
+            if file.metadata()["run"] != self._identity():
+                raise ValueError(f"{path} is of a run with other settings or pairs: remove it, or choose another folder")
+            self.step = int(file.metadata()["step"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        self.link.denoiser.load_state_dict(_under("model.", tensors))
+        self.average.load_state_dict(_under("average.", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in _under("optimizer.", tensors).items():
+            index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for _ in range(self.step):
+            self.schedule.step()
+
+
+def _as_pairs(pairs: Pairs) -> PairedEmbeddings:
+    return pairs if isinstance(pairs, PairedEmbeddings) else PairedEmbeddings.from_tensors(*pairs)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Dropout and initialisation draw from the global generator: seed it, and give the caller's state back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+
+from dlink_adapter.audio import AudioError, check_waveform, load_audio, log_mel, resample, windows
+
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("scipy")
+
+RATES = [(8_000, 16_000), (11_025, 16_000), (22_050, 48_000), (44_100, 16_000), (48_000, 16_000), (96_000, 48_000),
+         (192_000, 16_000), (16_000, 8_000), (16_000, 192_000)]  # fmt: skip
+
+
+def sine(frequency, rate, seconds=1.0):
+    return np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate).astype(np.float32)
+
+
+def level_db(audio):
+    middle = audio[len(audio) // 4 : -len(audio) // 4].astype(np.float64)
+    return 10 * np.log10(2 * np.mean(middle**2) + 1e-20)
+
+
+def write(path, audio, rate, subtype=None):
+    soundfile.write(path, audio, rate, subtype=subtype)
+    return path
+
+
+@pytest.mark.parametrize(("rate", "new_rate"), RATES)
+def test_resampling_is_flat_in_the_passband_and_free_of_aliases_and_images(rate, new_rate):
+    nyquist = min(rate, new_rate) / 2
+    for share in np.linspace(0.02, 0.92, 7):
+        frequency = share * nyquist
+        resampled = resample(sine(frequency, rate), rate, new_rate)
+        assert abs(level_db(resampled)) < 0.1
+        # What is not the sine itself: images and aliases as well as noise.
+        time = np.arange(len(resampled)) / new_rate
+        basis = np.stack([np.sin(2 * np.pi * frequency * time), np.cos(2 * np.pi * frequency * time)], axis=1)
+        middle = slice(len(time) // 4, -len(time) // 4)
+        fit = np.linalg.lstsq(basis[middle], resampled[middle].astype(np.float64), rcond=None)[0]
+        assert level_db(resampled - basis @ fit) < -80
+    for share in (1.001, 1.1, 1.37, 1.9):
+        if share * nyquist < rate / 2:
+            assert level_db(resample(sine(share * nyquist, rate), rate, new_rate)) < -80
+
+
+def test_resampling_keeps_time():
+    click = np.zeros(44_100, np.float32)
+    click[22_050] = 1
+    assert np.abs(resample(click, 44_100, 16_000)).argmax() == 8_000
+
+
+def test_equal_rates_change_nothing():
+    audio = sine(440, 16_000)
+    assert resample(audio, 16_000, 16_000) is audio
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "PCM_U8"])
+def test_sample_formats(tmp_path, subtype):
+    audio = 0.5 * sine(440, 16_000)
+    loaded = load_audio(write(tmp_path / "a.wav", audio, 16_000, subtype), 16_000)
+    assert loaded.dtype == np.float32
+    np.testing.assert_allclose(loaded, audio, atol=0.01 if subtype == "PCM_U8" else 1e-4)
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.mp3"])
+def test_containers(tmp_path, name):
+    loaded = load_audio(write(tmp_path / name, 0.5 * sine(440, 44_100, 2.0), 44_100), 16_000)
+    assert len(loaded) / 16_000 == pytest.approx(2.0, abs=0.06)
+    assert level_db(loaded) == pytest.approx(20 * np.log10(0.5), abs=0.3)
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_channels_are_averaged(tmp_path, channels):
+    audio = np.random.default_rng(0).uniform(-1, 1, (8_000, channels)).astype(np.float32)
+    loaded = load_audio(write(tmp_path / "a.wav", audio, 16_000, "FLOAT"), 16_000)
+    np.testing.assert_allclose(loaded, audio.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(("seconds", "rate"), [(0.1, 16_000), (600, 8_000), (1, 8_000), (1, 96_000)])
+def test_lengths_and_rates(tmp_path, seconds, rate):
+    loaded = load_audio(write(tmp_path / "a.wav", sine(440, rate, seconds), rate), 16_000)
+    assert len(loaded) == round(seconds * 16_000)
+
+
+def test_a_long_file_is_decoded_without_gaps_between_blocks(tmp_path):
+    audio = np.random.default_rng(0).uniform(-1, 1, 600_000).astype(np.float32)
+    np.testing.assert_array_equal(load_audio(write(tmp_path / "a.wav", audio, 16_000, "FLOAT"), 16_000), audio)
+
+
+def test_silence_is_audio(tmp_path):
+    loaded = load_audio(write(tmp_path / "a.wav", np.zeros(1_000), 16_000), 16_000)
+    np.testing.assert_array_equal(loaded, np.zeros(1_000))
+
+
+def bad_file(folder, kind):
+    path = folder / "clip.wav"
+    if kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("not audio at all " * 100)
+    elif kind == "headerless":
+        path.write_bytes(write(folder / "good.wav", sine(440, 8_000), 8_000).read_bytes()[:20])
+    elif kind == "no samples":
+        write(path, np.zeros(0), 16_000)
+    elif kind == "nan":
+        write(path, np.array([0.0, np.nan, np.inf], np.float32), 16_000, "FLOAT")
+    elif kind == "folder":
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("missing", "no such file"),
+        ("folder", "no such file"),
+        ("empty", "empty"),
+        ("text", "not readable as audio"),
+        ("headerless", "not readable as audio"),
+        ("no samples", "no samples"),
+        ("nan", "2 of 3 samples are NaN or infinite"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_cause(tmp_path, kind, cause):
+    path = bad_file(tmp_path, kind)
+    with pytest.raises(AudioError, match=cause) as raised:
+        load_audio(path, 16_000)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("audio", [np.zeros((2, 100)), np.zeros(0), 0.5, [0.0, float("nan")]])
+def test_bad_arrays(audio):
+    with pytest.raises(AudioError):
+        check_waveform(audio)
+
+
+def test_windows_cover_a_clip_once():
+    audio = np.arange(25 * 100, dtype=np.float32)
+    pieces = windows(audio, 100, 10.0)
+    assert [len(piece) for piece in pieces] == [1000, 1000, 500]
+    np.testing.assert_array_equal(np.concatenate(pieces), audio)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(10.4, [1000]), (10.5, [1000, 50]), (0.1, [10]), (10.0, [1000]), (20.0, [1000, 1000])]
+)
+def test_a_short_tail_counts_only_when_it_is_all_there_is(seconds, expected):
+    pieces = windows(np.zeros(round(seconds * 100), np.float32), 100, 10.0)
+    assert [len(piece) for piece in pieces] == expected
+
+
+def test_log_mel_of_a_sine_and_of_silence():
+    filters = torch.eye(257, dtype=torch.float64)  # every bin is its own band
+    mel = log_mel(torch.from_numpy(sine(1_000, 16_000)), filters, fft_size=512, hop=160)
+    assert mel.shape == (101, 257)
+    assert mel.dtype == torch.float32
+    # A full-scale sine in the middle of bin 32: half the sum of the Hann window, squared.
+    torch.testing.assert_close(mel[50, 32], torch.tensor(20 * np.log10(128), dtype=torch.float32), atol=1e-3, rtol=0)
+    assert (log_mel(torch.zeros(2, 1_600), filters, fft_size=512, hop=160) == -100).all()

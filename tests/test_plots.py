@@ -1,0 +1,118 @@
+"""Figures: real PNGs of what was given, nothing left behind, no global state touched."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+from torch import Tensor
+
+from dlink_adapter import plots
+from dlink_adapter.plots import plot_caption_scores, plot_clouds, plot_cosines
+
+SCORES = {
+    "zero_shot": {
+        "raw": {"bleu_4": 0.101, "cider_d": 0.6417, "meteor": None, "spice": None},
+        "mean_shift": {"bleu_4": 0.15, "cider_d": 1.1, "meteor": 0.2},
+        "bridge": {"bleu_4": 0.2, "cider_d": 1.7, "meteor": 0.3, "spice": None},
+    },
+    "supervised": {"raw": {"bleu_4": 0.3, "cider_d": 1.9, "meteor": 0.3}},
+}
+
+
+@pytest.fixture
+def panels() -> dict[str, tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randn(80, 16, generator=generator)
+    audio = text + 0.5 * torch.randn(80, 16, generator=generator) + 2
+    return {"raw": (audio, text), "shifted": ((audio - 2).bfloat16(), text.bfloat16())}
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The figures as they are saved, to look at what is in them."""
+    figures = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
+    return figures
+
+
+def assert_is_picture(path: Path) -> None:
+    pixels = imread(path)
+    assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.02
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_clouds(tmp_path, panels, drawn):
+    assert_is_picture(plot_clouds(tmp_path / "new" / "clouds.png", panels, pairs=5))
+    first, second = drawn[0].axes
+    assert first.get_xlim() == second.get_xlim() and len(first.lines) == 5
+    assert "raw" in first.get_title() and "shifted" in second.get_title()
+    audio, text = (first.collections[i].get_offsets() for i in (0, 2))
+    assert len(audio) == len(text) == 80
+    # In the raw frame the gap is the first component: it parts the clouds.
+    gap = audio[:, 0].mean() - text[:, 0].mean()
+    assert abs(gap) > audio[:, 0].std() + text[:, 0].std()
+
+
+def test_lines_join_true_pairs(tmp_path, panels, drawn):
+    plot_clouds(tmp_path / "clouds.png", panels, pairs=3)
+    axes = drawn[0].axes[0]
+    audio, text = (axes.collections[i].get_offsets() for i in (0, 2))
+    for row, line in enumerate(axes.lines):
+        assert line.get_xydata() == pytest.approx(torch.tensor([audio[row].tolist(), text[row].tolist()]).numpy())
+
+
+def test_caption_scores(tmp_path, drawn):
+    assert_is_picture(plot_caption_scores(tmp_path / "scores.png", SCORES))
+    zero_shot, supervised = drawn[0].axes
+    assert (zero_shot.get_title(), supervised.get_title()) == ("zero shot", "supervised")
+    assert [tick.get_text() for tick in zero_shot.get_xticklabels()] == ["BLEU-4", "METEOR", "CIDEr-D"]
+    values = [text.get_text() for text in zero_shot.texts]
+    assert values == ["10.1", "", "64.2", "15.0", "20.0", "110.0", "20.0", "30.0", "170.0"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["raw", "mean shift", "bridge"]
+
+
+def test_cosines(tmp_path, panels, drawn):
+    assert_is_picture(plot_cosines(tmp_path / "cosines.png", panels))
+    audio, text = (x / x.norm(dim=-1, keepdim=True) for x in panels["raw"])
+    paired, others = (line.get_xdata()[0] for line in drawn[0].axes[0].lines)
+    assert paired == pytest.approx((audio * text).sum(-1).mean().item(), abs=1e-6)
+    assert others < paired
+
+
+def test_the_same_figure_twice_and_no_random_state(tmp_path, panels):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = plot_clouds(tmp_path / "a.png", panels).read_bytes()
+    assert torch.equal(torch.rand(1), expected)
+    assert plot_clouds(tmp_path / "b.png", panels).read_bytes() == first
+
+
+def test_bad_input(tmp_path, panels):
+    audio, text = panels["raw"]
+    for draw in (plot_clouds, plot_cosines):
+        with pytest.raises(ValueError, match=r"'raw': .* got \[80, 16\], \[79, 16\]"):
+            draw(tmp_path / "x.png", {"raw": (audio, text[1:])})
+        with pytest.raises(ValueError, match="'raw': an embedding is zero, NaN or Inf"):
+            draw(tmp_path / "x.png", {"raw": (audio, text.index_fill(0, torch.tensor([3]), 0.0))})
+        with pytest.raises(ValueError, match="at least one panel"):
+            draw(tmp_path / "x.png", {})
+    with pytest.raises(ValueError, match="no caption score to draw"):
+        plot_caption_scores(tmp_path / "x.png", {"zero_shot": {"raw": {"spice": None}}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_matplotlib_is_only_imported_to_draw_and_pyplot_never():
+    code = "import sys, dlink_adapter.plots as p; before = 'matplotlib' in sys.modules; p._figure(1, 1); "
+    code += "print(before, 'matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["False"] * 2
+
+
+def test_missing_matplotlib_names_the_extra(monkeypatch, tmp_path, panels):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "dlink-adapter\[plot\]"'):
+        plot_clouds(tmp_path / "x.png", panels)
