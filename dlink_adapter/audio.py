@@ -5,6 +5,7 @@ polyphase with a Kaiser-windowed sinc. Needs `pip install "dlink-adapter[clap]"`
 """
 
 from functools import lru_cache
+from importlib import import_module
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,14 @@ SHORTEST_TAIL = 0.5  # seconds
 
 class AudioError(ValueError):
     """A clip that cannot be used, with its name and the cause."""
+
+
+def import_clap_extra(module: str) -> Any:
+    """Imports a library of the extra `clap`, or raises an ImportError that names it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f'{module} is needed here: pip install "dlink-adapter[clap]"') from error
 
 
 def load_audio(path: str | Path, rate: int) -> Waveform:
@@ -47,7 +56,7 @@ def load_audio(path: str | Path, rate: int) -> Waveform:
 
 
 def _decode(path: Path) -> tuple[Waveform, int]:
-    soundfile = _clap_extra("soundfile")
+    soundfile = import_clap_extra("soundfile")
     if not path.is_file():
         raise AudioError("no such file")
     if path.stat().st_size == 0:
@@ -87,14 +96,14 @@ def resample(audio: Waveform, rate: int, new_rate: int) -> Waveform:
         return audio
     common = gcd(rate, new_rate)
     up, down = new_rate // common, rate // common
-    resampled = _clap_extra("scipy.signal").resample_poly(audio, up, down, window=_lowpass(max(up, down)))
+    resampled = import_clap_extra("scipy.signal").resample_poly(audio, up, down, window=_lowpass(max(up, down)))
     return np.asarray(resampled, dtype=np.float32)
 
 
 @lru_cache(maxsize=8)
 def _lowpass(factor: int) -> NDArray[np.float64]:
     """FIR low-pass that ends at 1 / `factor` of the Nyquist frequency; length and beta by Kaiser's formulas."""
-    signal = _clap_extra("scipy.signal")
+    signal = import_clap_extra("scipy.signal")
     taps, beta = signal.kaiserord(STOPBAND_DB, TRANSITION / factor)
     return signal.firwin(taps | 1, (1 - TRANSITION / 2) / factor, window=("kaiser", beta))
 
@@ -130,12 +139,3 @@ def log_mel(audio: Tensor, filters: Tensor, *, fft_size: int, hop: int) -> Tenso
     mel = power.transpose(1, 2) @ filters.to(power)
     decibels = 10 * mel.clamp_min(1e-10).log10()
     return decibels.float().reshape(*audio.shape[:-1], *decibels.shape[1:])
-
-
-def _clap_extra(module: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(f'{module} is needed to read audio: pip install "dlink-adapter[clap]"') from error

@@ -3,13 +3,12 @@
 Audio and text embeddings are both noised; the reverse process always reconstructs the text embedding (arXiv 2510.11330).
 """
 
-import math
-
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
 
 from dlink_adapter.config import BridgeConfig, check_depth
-from dlink_adapter.losses import denoising_loss, topology_loss
+from dlink_adapter.losses import contrastive_loss, denoising_loss, topology_loss
 from dlink_adapter.network import Denoiser
 from dlink_adapter.pretrained import PretrainedBridge
 from dlink_adapter.samplers import SAMPLERS, ladder
@@ -20,18 +19,21 @@ from dlink_adapter.space import EmbeddingSpace
 class DiffusionLink(PretrainedBridge):
     """Embeddings (..., dim) of a frozen encoder -> text-like embeddings (..., dim) of unit norm.
 
-    An embedding is noised to `config.depth` and denoised from there in `config.steps` network calls. Train it with
-    `dlink_adapter.fit`, which also calibrates the depth.
+    An embedding is noised to `config.depth` and denoised from there in `config.steps` network calls, `config.samples`
+    times, and the reconstructions are averaged. In eval mode the noise is fixed, so that the module is a function; in
+    train mode, or with a generator, every embedding has noise of its own. `dlink_adapter.fit` trains and calibrates it.
     """
 
     name = "diffusion_link"
     config_class = BridgeConfig
     config: BridgeConfig
+    fixed_noise: Tensor
 
     def __init__(self, config: BridgeConfig):
         super().__init__(config)
         self.space = EmbeddingSpace(config.dim)
         self.denoiser = Denoiser(config)
+        self.register_buffer("fixed_noise", mirrored_noise(config.samples, config.dim))
 
     @property
     def is_fitted(self) -> bool:
@@ -50,15 +52,26 @@ class DiffusionLink(PretrainedBridge):
         return timestep_of_cosine(self.alpha_bars, depth) if isinstance(depth, float) else depth
 
     def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+        x0 = self.space.encode(x, modality)
+        depth, residual = self.timestep(self.config.depth), self.config.residual or 0.0
+        rungs = ladder(self.alpha_bars, depth, self.config.steps)
+        if depth:
+            noised = add_noise(x0, rungs[0], self._noise(x0, generator, samples))
+            x0_text = SAMPLERS[self.config.sampler](self.denoise, noised, rungs, generator).mean(0)
+        else:
+            x0_text = self.denoise(x0, 1.0)
+        return self.space.decode(normalize(x0_text, dim=-1) + residual * normalize(x0, dim=-1))
+
+    def _noise(self, x0: Tensor, generator: Generator | None, samples: int | None) -> Tensor:
+        """(samples, ..., dim). In eval mode without a generator it is the same for every embedding, call and batch."""
         samples = self.config.samples if samples is None else samples
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        x0 = self.space.encode(x, modality)
-        rungs = ladder(self.alpha_bars, self.timestep(self.config.depth), self.config.steps)
-        if len(rungs) == 1:
-            return self.space.decode(self.denoise(x0, 1.0))
-        noised = add_noise(x0.expand(samples, *x0.shape), torch.tensor(rungs[0]), generator)
-        return self.space.decode(SAMPLERS[self.config.sampler](self.denoise, noised, rungs, generator).mean(0))
+        if self.training or generator is not None:
+            return torch.randn((samples, *x0.shape), dtype=x0.dtype, device=x0.device, generator=generator)
+        if samples > self.config.samples:
+            raise ValueError(f"samples = {samples} is more than the {self.config.samples} fixed ones: give a generator")
+        return self.fixed_noise[:samples].to(x0).reshape(samples, *[1] * (x0.ndim - 1), self.dim)
 
     def denoise(self, x: Tensor, alpha_bar: float) -> Tensor:
         """One network call: coordinates (..., dim) noised to alpha_bar -> reconstructed text coordinates (..., dim)."""
@@ -78,14 +91,16 @@ class DiffusionLink(PretrainedBridge):
         target = self.space.encode(text.float(), "text")
         clean = torch.stack([self.space.encode(audio.float()), target])  # (2, n, dim)
         level = self._random_levels(clean.shape[:-1], generator, clean.device)
-        from_audio, from_text = self.denoiser(add_noise(clean, level, generator), level)
+        noise = torch.randn(clean.shape, device=clean.device, generator=generator)
+        from_audio, from_text = self.denoiser(add_noise(clean, level, noise), level)
         parts = {
             "denoise_audio": denoising_loss(from_audio, target),
             "denoise_text": denoising_loss(from_text, target),
             "topology": topology_loss(from_audio, target),
+            "contrastive": contrastive_loss(from_audio, target),
         }
-        weights = {"denoise_audio": 1.0, "denoise_text": self.config.text_weight, "topology": self.config.topology_weight}
-        return {"loss": sum((weights[name] * parts[name] for name in parts), torch.zeros_like(target[:0].sum())), **parts}
+        weights = 1.0, self.config.text_weight, self.config.topology_weight, self.config.contrastive_weight
+        return {"loss": torch.stack([w * part for w, part in zip(weights, parts.values(), strict=True)]).sum(), **parts}
 
     def _random_levels(self, shape: torch.Size, generator: Generator | None, device: torch.device) -> Tensor:
         """alpha_bar at uniformly drawn timesteps 1 ... T: (*shape, 1)."""
@@ -93,8 +108,12 @@ class DiffusionLink(PretrainedBridge):
         return torch.tensor(self.alpha_bars, device=device)[timestep].unsqueeze(-1)
 
 
-def add_noise(x0: Tensor, alpha_bar: Tensor, generator: Generator | None) -> Tensor:
-    """x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."""
-    alpha_bar = alpha_bar.to(x0)
-    noise = torch.randn(x0.shape, dtype=x0.dtype, device=x0.device, generator=generator)
-    return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+def add_noise(x0: Tensor, alpha_bar: Tensor | float, noise: Tensor) -> Tensor:
+    """x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise (Ho et al., 2020, eq. 4)."""
+    return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
+
+
+def mirrored_noise(samples: int, dim: int) -> Tensor:
+    """(samples, dim) normal draws z, -z, z', -z', ... that are always the same: their mean adds nothing of its own."""
+    half = torch.randn((samples + 1) // 2, dim, generator=Generator().manual_seed(0))
+    return torch.stack([half, -half], dim=1).flatten(0, 1)[:samples].clone()

@@ -1,44 +1,59 @@
 """Chooses how deep a bridge noises, on validation pairs: too little leaves the gap open, too much erases meaning."""
 
 from dataclasses import replace
+from itertools import product
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.embeddings import PairedEmbeddings
 
 COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.45)  # of the noised embedding with the clean one
+RESIDUALS = (0.0, 0.1, 0.2, 0.3)
 MAX_CLIPS = 4096
 
 
 @torch.no_grad()
-def calibrate(link: DiffusionLink, pairs: PairedEmbeddings, cosines: tuple[float, ...] = COSINES) -> dict[str, float]:
-    """Set `link.config.depth` to the best of `cosines` on validation pairs, unless it is set; returns what was measured.
+def calibrate(
+    link: DiffusionLink,
+    pairs: PairedEmbeddings,
+    distractors: Tensor | None = None,
+    *,
+    cosines: tuple[float, ...] = COSINES,
+    residuals: tuple[float, ...] = RESIDUALS,
+) -> dict[str, float]:
+    """Set the depth and the residual that `link.config` leaves open to the best of these; returns what was measured.
 
-    The criterion is paired cosine + mean reciprocal rank of the bridged audio among the captions: a mean collapse wins
-    the one and loses the other. At most `MAX_CLIPS` clips are looked at, each with its first caption.
+    The criterion is paired cosine + mean reciprocal rank of each clip's own caption: a collapse to the mean wins the one
+    and loses the other. The rank is among the clips' captions and `distractors` (n, dim), other texts such as those of the
+    training pairs: without them few clips tell little. At most `MAX_CLIPS` clips and distractors each are looked at.
     """
     pairs = pairs.select(range(min(pairs.clips, MAX_CLIPS)))
     first = torch.searchsorted(pairs.clip, torch.arange(pairs.clips))
     device = link.space.text_mean.device
     audio, text = pairs.audio.to(device), normalize(pairs.text[first].to(device).float(), dim=-1)
-    given = link.config.depth
+    others = text[:0] if distractors is None else normalize(distractors[:MAX_CLIPS].to(device).float(), dim=-1)
+    given, mode = link.config, link.training
+    link.eval()
     scores = {}
-    for depth in [given] if given is not None else cosines:
-        link.config = replace(link.config, depth=depth)
-        scores[depth] = _agreement(link(audio, generator=Generator(device).manual_seed(0)).float(), text)
-    best = max(scores, key=lambda depth: sum(scores[depth]))
-    link.config = replace(link.config, depth=best)
-    measured = {"depth": best, "paired_cosine": scores[best][0], "mrr": scores[best][1], "clips": pairs.clips}
+    for choice in product(
+        cosines if given.depth is None else [given.depth], residuals if given.residual is None else [given.residual]
+    ):
+        link.config = replace(given, depth=choice[0], residual=choice[1])
+        scores[choice] = _agreement(link(audio).float(), text, others)
+    depth, residual = best = max(scores, key=lambda choice: sum(scores[choice]))
+    link.config = replace(given, depth=depth, residual=residual)
+    cosine, mrr = scores[best]
+    measured = {"depth": depth, "residual": residual, "paired_cosine": cosine, "mrr": mrr, "clips": pairs.clips}
     link.metadata["calibration"] = measured
+    link.train(mode)
     return measured
 
 
-def _agreement(bridged: Tensor, text: Tensor) -> tuple[float, float]:
-    """Mean paired cosine, and mean reciprocal rank of each row's own text."""
-    cosines = bridged @ text.T
-    own = cosines.diagonal()
-    rank = (cosines > own.unsqueeze(-1)).sum(-1) + 1
-    return own.mean().item(), (1 / rank).mean().item()
+def _agreement(bridged: Tensor, text: Tensor, others: Tensor) -> tuple[float, float]:
+    """Mean paired cosine, and mean reciprocal rank of each row's own text among all texts."""
+    own = (bridged * text).sum(-1, keepdim=True)
+    closer = torch.cat([bridged @ text.T > own + 1e-6, bridged @ others.T > own + 1e-6], dim=1)
+    return own.mean().item(), (1 / (1 + closer.sum(-1))).mean().item()

@@ -14,7 +14,6 @@ class BridgeConfig:
         mlp_ratio: hidden width of a block, as a multiple of `dim`.
         time_dim: width of the noise-level embedding, even.
         dropout: in the blocks, while training.
-        skip: gain with which the noised input is added to the network's output.
         schedule: a name in `SCHEDULES`.
         timesteps: length T of the forward process.
         depth: how far an embedding is noised before it is denoised: an int is a timestep in [0, T], a float in (0, 1]
@@ -22,8 +21,11 @@ class BridgeConfig:
         steps: network calls from `depth` down to 0.
         sampler: a name in `SAMPLERS`.
         samples: reconstructions that are averaged, each from its own noise.
+        residual: share of the centred input that is added to the reconstruction: what the encoder's own alignment knows
+            and few pairs cannot teach. `fit` replaces None by a calibrated one.
         text_weight: weight of the text-to-text denoising loss beside the audio-to-text one.
         topology_weight: weight of the topology loss.
+        contrastive_weight: weight of the contrastive loss, which keeps reconstructions of different clips apart.
     """
 
     dim: int
@@ -31,15 +33,16 @@ class BridgeConfig:
     mlp_ratio: float = 2.0
     time_dim: int = 128
     dropout: float = 0.4
-    skip: float = 0.0
     schedule: str = "cosine"
     timesteps: int = 1000
     depth: int | float | None = None
     steps: int = 1
     sampler: str = "ddim"
-    samples: int = 1
+    samples: int = 16
+    residual: float | None = None
     text_weight: float = 1.0
     topology_weight: float = 1.0
+    contrastive_weight: float = 0.1
 
     def __post_init__(self) -> None:
         from dlink_adapter.samplers import SAMPLERS
@@ -50,8 +53,9 @@ class BridgeConfig:
         _require(self.time_dim >= 2 and self.time_dim % 2 == 0, self, "time_dim", "even and at least 2")
         _require(self.mlp_ratio > 0, self, "mlp_ratio", "positive")
         _require(0 <= self.dropout < 1, self, "dropout", "in [0, 1)")
-        _require(self.text_weight >= 0, self, "text_weight", "at least 0")
-        _require(self.topology_weight >= 0, self, "topology_weight", "at least 0")
+        for name in ("text_weight", "topology_weight", "contrastive_weight"):
+            _require(getattr(self, name) >= 0, self, name, "at least 0")
+        _require(self.residual is None or 0 <= self.residual < 1, self, "residual", "in [0, 1), or None")
         _require(self.schedule in SCHEDULES, self, "schedule", f"one of {', '.join(SCHEDULES)}")
         _require(self.sampler in SAMPLERS, self, "sampler", f"one of {', '.join(SAMPLERS)}")
         _require(self.steps <= self.timesteps, self, "steps", f"at most timesteps = {self.timesteps}")

@@ -1,13 +1,19 @@
-"""The two losses of the bridge. Both compare a reconstruction with the text embedding, whatever went in.
+"""The losses of the bridge. All compare a reconstruction with the text embedding, whatever went in.
 
-    loss = ||D(audio_t) - text||^2 + w_text ||D(text_t) - text||^2 + w_topology ||S(D(audio_t)) - S(text)||^2
+    loss =   ||D(audio_t) - text||^2                  denoise_audio
+           + w_text ||D(text_t) - text||^2            denoise_text
+           + w_topology ||S(D(audio_t)) - S(text)||^2 topology
+           + w_contrastive InfoNCE(D(audio_t), text)  contrastive
 
-x_t is x noised to a random depth t, D the denoiser, S(z) the matrix of cosines between the rows of z.
+x_t is x noised to a random depth t, D the denoiser, S(z) the matrix of cosines between the rows of z. The first three are
+Diffusion-Link's ideas; the contrastive one is ours.
 """
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
+
+CONTRASTIVE_SCALE = 20.0  # inverse temperature
 
 
 def denoising_loss(predicted: Tensor, text: Tensor) -> Tensor:
@@ -16,16 +22,21 @@ def denoising_loss(predicted: Tensor, text: Tensor) -> Tensor:
 
 
 def topology_loss(predicted: Tensor, text: Tensor) -> Tensor:
-    """How far the reconstructions (n, dim) are from lying to each other as the texts do (Diffusion-Link's idea).
+    """How far the reconstructions (n, dim) are from lying to each other as the texts do.
 
-    Squared difference of the two cosine matrices, summed over the other rows and averaged over the rows, so that its size
-    does not depend on the batch being large. Zero for a batch of one.
+    The squared difference of the two matrices of cosines, averaged over all pairs of rows; the diagonals agree.
     """
-    difference = _cosines(predicted) - _cosines(text)
-    off_diagonal = difference - torch.diag_embed(difference.diagonal())
-    return off_diagonal.square().mean()
+    return (_cosines(predicted, predicted) - _cosines(text, text)).square().mean()
 
 
-def _cosines(x: Tensor) -> Tensor:
-    x = normalize(x, dim=-1)
-    return x @ x.mT
+def contrastive_loss(predicted: Tensor, text: Tensor) -> Tensor:
+    """InfoNCE of each reconstruction (n, dim) against the batch's texts (van den Oord et al., 2018).
+
+    Squared error alone lets what few pairs do not determine shrink to the mean; this keeps different clips apart.
+    """
+    return cross_entropy(CONTRASTIVE_SCALE * _cosines(predicted, text), torch.arange(len(text), device=text.device))
+
+
+def _cosines(x: Tensor, y: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return normalize(x.float(), dim=-1) @ normalize(y.float(), dim=-1).mT

@@ -49,16 +49,11 @@ class ResidualMLP(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """D(x_t, alpha_bar) -> text x0, all in the coordinates of `EmbeddingSpace`.
-
-    The input passes to the output with the gain `skip` sqrt(alpha_bar): encoders are trained to align their towers, so the
-    identity is the right answer to shrink to where pairs are few.
-    """
+    """D(x_t, alpha_bar) -> text x0, all in the coordinates of `EmbeddingSpace`."""
 
     def __init__(self, config: BridgeConfig):
         super().__init__()
         hidden = round(config.mlp_ratio * config.dim)
-        self.skip = config.skip
         self.level = NoiseLevelEmbedding(config.time_dim)
         self.blocks = nn.ModuleList(
             ResidualMLP(config.dim, hidden, config.time_dim, config.dropout) for _ in range(config.blocks)
@@ -68,14 +63,12 @@ class Denoiser(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw new weights from the global generator; the output starts at the gain alone."""
+        """Draw new weights from the global generator."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
         for block in self.blocks:
             block.reset_parameters()
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         """Noised embeddings (..., dim) and their alpha_bar (..., 1) -> (..., dim), float32."""
@@ -83,4 +76,4 @@ class Denoiser(nn.Module):
         h = x.to(self.out.weight.dtype)
         for block in self.blocks:
             h = block(h, level)
-        return self.out(self.norm(h)).float() + self.skip * alpha_bar.sqrt() * x
+        return self.out(self.norm(h)).float()

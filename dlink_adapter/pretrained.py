@@ -4,7 +4,6 @@ A saved bridge is a folder with `config.json`, `model.safetensors` and a model c
 """
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 
+from dlink_adapter.atomic import write_atomically
 from dlink_adapter.config import from_known
 from dlink_adapter.model_card import model_card
 
@@ -100,8 +100,8 @@ class PretrainedBridge(nn.Module):
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         values = {"bridge": self.name, "config": vars(self.config), "metadata": self.metadata}
         write_atomically(folder / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
-        write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2).encode())
-        write_atomically(folder / CARD_FILE, model_card(self.name, vars(self.config), self.metadata).encode())
+        write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
+        write_atomically(folder / CARD_FILE, model_card(self.name, vars(self.config), self.metadata))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, revision: str | None = None, token: str | None = None) -> Self:
@@ -155,17 +155,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not {"bridge", "config"} <= set(values):
         raise ValueError(f"{path} is not the config of a bridge: it needs the keys bridge and config")
     return values
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in the same folder and rename it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

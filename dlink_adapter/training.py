@@ -21,10 +21,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from dlink_adapter.atomic import write_atomically
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.calibrate import calibrate
 from dlink_adapter.embeddings import PairedEmbeddings
-from dlink_adapter.pretrained import write_atomically
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 Pairs = PairedEmbeddings | tuple[Tensor, Tensor]
@@ -105,7 +105,7 @@ def fit(
     link.metadata["fingerprint"] = train.metadata.get("fingerprint")
     link.metadata["training"] = {**asdict(config), "pairs": len(train), "clips": train.clips}
     link.eval()
-    calibration = calibrate(link, held_out)
+    calibration = calibrate(link, held_out, train.text)
     if out is not None and accelerator.is_main_process:
         link.save_pretrained(out)
         Path(out, CHECKPOINT).unlink(missing_ok=True)

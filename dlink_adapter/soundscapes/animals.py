@@ -40,18 +40,16 @@ def cat_meow(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def rooster(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
-    samples = samples_of(seconds, rng.uniform(1.3, 2.4), rate)
-    pitch = log_uniform(rng, 450, 950)
-    ends = np.cumsum([rng.uniform(0.1, 0.18), rng.uniform(0.12, 0.2), rng.uniform(0.16, 0.3)])
-    starts, stops = [0.0, *ends], [*(ends - rng.uniform(0.02, 0.06)), 1.0]
-    heights = [rng.uniform(0.6, 0.9), rng.uniform(0.8, 1.1), rng.uniform(0.9, 1.2), 1.0]
-    tract, out = rng.uniform(1200, 2400), np.zeros(samples, dtype=np.float32)
-    tilt, breath = rng.uniform(0, 6), log_uniform(rng, 0.005, 0.15)
-    for start, stop, height in zip(starts, stops, heights, strict=True):
-        length = int((stop - start) * samples)
-        fall = rng.uniform(0.5, 0.85) if stop == 1.0 else 0.9
-        curve = pitch * height * contour(length, 0.8, 1.0, 1.0, 0.97, fall)
-        call = voice(rng, curve, rate, [(tract, 0.4), (tract * 1.9, 0.3)], tilt, breath, rng.uniform(0.003, 0.03))
+    samples = samples_of(seconds, rng.uniform(1.2, 2.4), rate)
+    pitch, tract, out = log_uniform(rng, 420, 1050), rng.uniform(1200, 2400), np.zeros(samples, dtype=np.float32)
+    tilt, breath, rough = rng.uniform(0, 6), log_uniform(rng, 0.005, 0.2), log_uniform(rng, 0.003, 0.06)
+    # Cock-a-doodle: two to five short syllables; doo: a long one that falls.
+    ends = np.cumsum(rng.uniform(0.08, 0.22, rng.integers(2, 6)))
+    ends = np.minimum(1.0, 0.75 / ends[-1]) * ends
+    for start, stop in zip([0.0, *ends], [*(ends - rng.uniform(0.01, 0.04)), 1.0], strict=True):
+        length, height = int((stop - start) * samples), rng.uniform(0.75, 1.15)
+        curve = pitch * height * contour(length, 0.8, 1.0, 1.0, 0.97, rng.uniform(0.5, 0.85) if stop == 1.0 else 0.9)
+        call = voice(rng, curve, rate, [(tract, 0.4), (tract * 1.9, 0.3)], tilt, breath, rough)
         place(out, call * fade(length, rate, 0.02, 0.06), start * samples / rate, rate, height)
     return out
 

@@ -13,9 +13,11 @@ COUNTS = {
     4: ("four times", "several times", "repeatedly", "multiple times"),
     5: ("several times", "repeatedly", "multiple times", "many times"),
 }
-FAR, NEAR = ("in the distance", "far away"), ("nearby", "up close")
+ONGOING = {"while": 1, "over": 2, "while_then": 1}  # index of the event that goes on behind the others
+FAR, NEAR = ("in the distance", "far away"), ("nearby",)
 
-# {a} is a clause ("a dog barks"), {a:ing} a noun phrase ("a dog barking"); a, b, c are the events of the scene.
+# a, b, c are the events of the scene: {a} is a clause ("a dog barks" or "a dog is barking"), {a:s} the same in the
+# simple present, {a:ing} a noun phrase ("a dog barking"), {a:heard} "a dog can be heard barking".
 TEMPLATES = {
     "alone": ("{a}", "{a}", "{a:ing}", "{a:ing}", "the sound of {a:ing}", "{a:heard}"),
     "while": (
@@ -35,8 +37,8 @@ TEMPLATES = {
         "{a:ing} followed by {b:ing}",
         "{a} and then {b}",
         "{a}, then {b}",
-        "{a} before {b}",
-        "{b} after {a}",
+        "{a:s} before {b:s}",
+        "{b:s} after {a:s}",
         "{a:ing} and then {b:ing}",
     ),
     "then_then": (
@@ -44,7 +46,7 @@ TEMPLATES = {
         "{a} followed by {b:ing} and then {c:ing}",
         "{a:ing} followed by {b:ing} and {c:ing}",
         "{a}, followed by {b:ing}, and finally {c}",
-        "first {a}, then {b}, and finally {c}",
+        "first {a:s}, then {b:s}, and finally {c:s}",
     ),
     "over": (
         "{c} while {a} and then {b}",
@@ -58,7 +60,7 @@ TEMPLATES = {
         "{a} as {b}, followed by {c:ing}",
         "{b} and {a}, and then {c}",
         "{a:ing} with {b:ing}, followed by {c:ing}",
-        "{b} while {a} before {c}",
+        "{b:s} while {a:s} before {c:s}",
     ),
 }
 
@@ -68,8 +70,8 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     template = str(rng.choice(TEMPLATES[scene.relation]))
     front = max(placed.level for placed in scene.events)
     clauses = {
-        key: _Clause(placed, rng, behind=EVENTS[placed.event].continuous and placed.level < front - 6)
-        for key, placed in zip("abc", scene.events, strict=False)
+        key: _Clause(placed, rng, behind=index == ONGOING.get(scene.relation) and placed.level < front - 6)
+        for index, (key, placed) in enumerate(zip("abc", scene.events, strict=False))
     }
     caption = template.format(**clauses)
     return caption[0].upper() + caption[1:]
@@ -88,7 +90,7 @@ def references(scene: Scene, count: int, seed: int) -> list[str]:
 class _Clause:
     """A placed event on its way into a template, in the form that the template's field asks for.
 
-    `behind` says that another event of the scene clearly drowns it.
+    `behind` says that it goes on clearly below another event of the scene.
     """
 
     def __init__(self, placed: Placed, rng: np.random.Generator, behind: bool):
@@ -108,7 +110,7 @@ class _Clause:
             return f"can be heard {phrase.participle}"
         if form == "ing":
             return phrase.participle
-        return phrase.verb if self.rng.random() < 0.65 else f"{phrase.auxiliary} {phrase.participle}"
+        return phrase.verb if form == "s" or self.rng.random() < 0.65 else f"{phrase.auxiliary} {phrase.participle}"
 
 
 def _qualify(subject: str, adjective: str) -> str:

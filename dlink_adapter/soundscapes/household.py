@@ -47,9 +47,9 @@ def clock_tick(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     samples = round(seconds * rate)
     times = beats(rng, seconds, log_uniform(rng, 0.16, 1.0), 0.01)
     out = np.zeros(samples, dtype=np.float32)
-    case, ring = log_uniform(rng, 700, 4500), log_uniform(rng, 0.0015, 0.015)
+    case, ring = log_uniform(rng, 700, 4500), log_uniform(rng, 0.001, 0.012)
     ratios, tock = rng.uniform(0.4, 3.0, 4), rng.uniform(0.6, 1.0)
-    delays, length = np.cumsum(rng.uniform(0.0, 0.03, 3)), int(0.15 * rate)
+    delays, length = np.cumsum(rng.uniform(0.0, 0.018, 3)), int(0.15 * rate)
     for number, time in enumerate(times):
         strike = impulses(length, rate, delays, rng.uniform(0.2, 1.0, 3))
         colour = case * (tock if number % 2 else 1.0)

@@ -59,7 +59,7 @@ def engine_idling(rng: np.random.Generator, seconds: float, rate: int) -> Signal
     chug = 1 + rng.uniform(0, 0.6) * harmonics(pitch / 2, rate, [1.0])
     rattle = noise(rng, samples, rate, {60: 0, 400: -6, 2000: rng.uniform(-24, -8), 7900: -40})
     engine = equalize(motor, rate, {30: -6, 80: 0, 300: -6, 1500: rng.uniform(-24, -10), 7900: -45})
-    return unit(engine) + log_uniform(rng, 0.05, 0.5) * rattle * chug
+    return unit(engine) + log_uniform(rng, 0.05, 0.3) * rattle * chug
 
 
 def motorcycle(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
@@ -75,14 +75,16 @@ def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     blade = log_uniform(rng, 9, 28) * drift(rng, samples, rate, 0.5, 0.98, 1.02)
     pulse = unit(harmonics(blade, rate, rolloff(6, rng.uniform(2, 9))))
     chop = np.clip(1 + log_uniform(rng, 0.3, 1.2) * pulse, 0.02, None)
-    edge = log_uniform(rng, 100, 1200)
+    edge = log_uniform(rng, 150, 1200)
     wash = noise(rng, samples, rate, {30: -2, edge: 0, edge * 3: rng.uniform(-18, -6), 8000: rng.uniform(-45, -20)})
     wash = equalize(wash, rate, colour(rng, 4.0))
     thump = equalize(harmonics(blade, rate, rolloff(40, 1)), rate, {20: -12, 60: 0, 200: -3, 600: -18, 7900: -50})
     turbine = log_uniform(rng, 400, 5000) * contour(samples, rng.uniform(0.97, 1.03), 1.0)
     whine = harmonics(turbine, rate, [1.0, 0.3])
+    gearbox = harmonics(blade * rng.integers(4, 12), rate, rolloff(12, 4) * rng.uniform(0.2, 1.0, 12))
+    tones = log_uniform(rng, 0.01, 0.3) * whine + log_uniform(rng, 0.03, 1.0) * unit(gearbox)
     passing = contour(samples, *log_uniform(rng, 0.15, 1.0) ** rng.uniform(0, 1, 4))
-    return passing * (wash * chop + rng.uniform(0, 1.2) * unit(thump) + log_uniform(rng, 0.01, 0.3) * whine)
+    return passing * (wash * chop + rng.uniform(0, 1.2) * unit(thump) + tones)
 
 
 def chainsaw(rng: np.random.Generator, seconds: float, rate: int) -> Signal:

@@ -165,14 +165,15 @@ def _render_event(placed: Placed, rate: int) -> Signal:
 
 
 def _repeat(rng: np.random.Generator, sound: Signal, count: int, slot: float, rate: int) -> Signal:
-    """Occurrences by the same individual: each a little faster or slower and stronger or weaker than the first."""
+    """Occurrences by the same individual: each a little faster and weaker than the first, regular or in groups."""
     out = np.zeros(round(count * slot * rate), dtype=np.float32)
-    late = rng.random()
-    for number in range(count):
-        speed = rng.uniform(1.0, 1.08)
-        again = np.interp(np.arange(0, len(sound) - 1, speed), np.arange(len(sound)), sound) if number else sound
-        slack = max(0.0, slot - len(again) / rate)
-        place(out, again, number * slot + slack * late * rng.random(), rate, rng.uniform(0.7, 1.0) if number else 1.0)
+    length = len(sound) / rate
+    shares = 0.4 / count + 0.6 * rng.dirichlet(np.full(count, log_uniform(rng, 0.3, 30.0)))
+    onsets = np.arange(count) * length + np.cumsum(shares) * (slot - length) * count
+    for number, onset in enumerate(onsets - onsets[0]):
+        grid = np.arange(0, len(sound) - 1, rng.uniform(1.0, 1.08) if number else 1.0)
+        again = np.interp(grid, np.arange(len(sound)), sound)
+        place(out, again, onset, rate, rng.uniform(0.7, 1.0) if number else 1.0)
     return out
 
 

@@ -5,7 +5,6 @@ the caller's generator. Static filters are applied to the spectrum, which is che
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,12 +19,11 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(low * (high / low) ** rng.random())
 
 
-@lru_cache(maxsize=64)
 def _bands(samples: int, rate: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Centres (Hz) of eighth-octave bands from 10 Hz to Nyquist, and the number of rfft bins in each."""
     edges = 10 * 2 ** (np.arange(int(8 * np.log2(rate / 20)) + 1) / 8)
-    starts = np.searchsorted(fft.rfftfreq(samples, 1 / rate), edges)
-    return edges, np.diff([0, *starts[1:], samples // 2 + 1])
+    starts = np.ceil(edges * (samples / rate)).astype(np.int64)
+    return edges * 2 ** (1 / 16), np.diff([0, *starts[1:], samples // 2 + 1])
 
 
 def gains(samples: int, rate: int, response: Mapping[float, float]) -> Signal:
@@ -158,14 +156,13 @@ def place(out: Signal, grain: Signal, seconds: float, rate: int, gain: float = 1
     out[start : start + len(part)] += gain * part
 
 
-def formants(audio: Signal, rate: int, peaks: Sequence[tuple[float, float]], floor: float = -30.0) -> Signal:
-    """Vocal-tract colour: a response with peaks (Hz, half width as a fraction of it) of 0, -4, -8, ... dB."""
-    length = fft.next_fast_len(len(audio), real=True)
-    bins = fft.rfftfreq(length, 1 / rate)
-    response = np.full(len(bins), 10 ** (floor / 20))
+def formants(samples: int, rate: int, peaks: Sequence[tuple[float, float]]) -> Signal:
+    """Amplitude of each rfft bin for a vocal tract with peaks (Hz, relative half width) of 0, -4, -8, ... dB."""
+    centres, widths = _bands(samples, rate)
+    response = np.full(len(centres), 0.03)
     for rank, (hz, width) in enumerate(peaks):
-        response += 10 ** (-rank / 5) / (1 + np.square((bins - hz) / (width * hz)))
-    return fft.irfft(fft.rfft(audio, length) * response.astype(np.float32), length)[: len(audio)]
+        response += 10 ** (-rank / 5) / (1 + np.square((centres - hz) / (width * hz)))
+    return np.repeat(response.astype(np.float32), widths)
 
 
 def voice(
@@ -188,5 +185,8 @@ def voice(
     source = (1 - breath) * source + breath * hiss
     # The tract moves during the call: from one set of formants to another, scaled at random.
     moved = [(hz * log_uniform(rng, 0.7, 1.4), width) for hz, width in peaks]
-    towards = contour(len(pitch), *rng.random(3))
-    return unit((1 - towards) * formants(source, rate, peaks) + towards * formants(source, rate, moved))
+    length = fft.next_fast_len(len(source), real=True)
+    spectrum = fft.rfft(source, length)
+    here, there = (fft.irfft(spectrum * formants(length, rate, tract), length) for tract in (peaks, moved))
+    towards = contour(len(source), *rng.random(3))
+    return unit((1 - towards) * here[: len(source)] + towards * there[: len(source)])

@@ -48,14 +48,16 @@ def sea_waves(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     swell = drift(rng, samples, rate, log_uniform(rng, 0.25, 0.9), 0.0, 1.0)
     swell = (swell - swell.min()) / np.ptp(swell)
     deep = noise(rng, samples, rate, {40: -6, 150: 0, 600: -6, 2500: -20, 7900: -36})
-    foam = noise(rng, samples, rate, {100: -15, 500: -3, rng.uniform(800, 3000): 0, 7900: rng.uniform(-18, -3)})
+    foam = noise(rng, samples, rate, {100: -15, 500: -3, rng.uniform(800, 3000): 0, 7900: rng.uniform(-22, -3)})
+    foam = equalize(foam, rate, colour(rng, 2.0))
     floor = rng.uniform(0.05, 0.4)
     return deep * (floor + swell) + rng.uniform(0.3, 2) * foam * (0.4 * floor + swell ** rng.uniform(1, 3))
 
 
 def wind(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     samples = round(seconds * rate)
-    gusts = drift(rng, samples, rate, rng.uniform(0.4, 2.0), 0.1, 1.0)
+    gusts = drift(rng, samples, rate, rng.uniform(0.5, 2.5), 0.0, 1.0)
+    gusts = 0.1 + 0.9 * (gusts - gusts.min()) / np.ptp(gusts)
     centre, sharp = log_uniform(rng, 150, 700), rng.uniform(10, 30)
     low = noise(rng, samples, rate, {30: -10, centre: 0, centre * 3: -sharp, 7900: -sharp - 30})
     high = noise(rng, samples, rate, {30: -30, centre: -sharp, centre * 1.8: 0, centre * 4: -sharp, 7900: -50})

@@ -54,7 +54,7 @@ def test_training_sees_the_features_the_encoder_computes(trained):
     extractor = transformers.AutoFeatureExtractor.from_pretrained(trained)
     waves, _ = tones(3)
     expected = extractor(list(waves.numpy()), sampling_rate=RATE, return_tensors="pt")["input_features"]
-    torch.testing.assert_close(small_clap._mels(waves, extractor, False), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(small_clap._log_mels(waves, extractor, False), expected, atol=1e-4, rtol=0)
 
 
 def test_one_seed_one_model_and_the_callers_random_state_is_left_alone(tmp_path):
@@ -70,6 +70,13 @@ def test_one_seed_one_model_and_the_callers_random_state_is_left_alone(tmp_path)
 def test_an_existing_folder_is_not_overwritten(trained):
     with pytest.raises(FileExistsError, match="remove it"):
         train(trained)
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    (tmp_path / ".clap.partial").mkdir()
+    (tmp_path / ".clap.partial" / "model.safetensors").touch()
+    train(tmp_path / "clap")
+    assert [path.name for path in tmp_path.iterdir()] == ["clap"]
 
 
 def test_nothing_is_left_of_a_training_that_failed(tmp_path, monkeypatch):

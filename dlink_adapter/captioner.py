@@ -1,0 +1,231 @@
+"""A captioner: bridge, prefix projector and causal language model.
+
+[BOS] before [k prefix tokens] after caption [EOS]: the projector turns one bridged embedding into k vectors of the LLM's
+width (ClipCap, Mokady et al., 2021). Trained on text alone it sees bridged captions, and hears audio only when it is used.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from safetensors.torch import load_file, save
+from torch import Generator, Tensor, nn
+
+from dlink_adapter.atomic import write_atomically
+from dlink_adapter.config import from_known
+from dlink_adapter.pretrained import PretrainedBridge
+
+CONFIG_FILE, PROJECTOR_FILE, BRIDGE_FOLDER, ADAPTER_FOLDER = "captioner.json", "projector.safetensors", "bridge", "adapter"
+PATHS = ("base_model", "encoder_path")  # hub ids, or folders that are saved relative to the captioner's
+IGNORED = -100  # the label that transformers' loss leaves out
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """Settings of a captioner, ours.
+
+    Args:
+        base_model: hub id or folder of the causal language model.
+        prefix_tokens: vectors that an embedding becomes.
+        hidden: width of the projector's hidden layer.
+        before: prompt before the prefix, after BOS.
+        after: prompt between the prefix and the caption.
+        raw_path: add the embedding as the encoder gave it to the prefix, through a projector that starts at zero; for
+            supervised training, where it brings back what text-like embeddings leave out.
+        tuning: "frozen", "lora" or "full".
+        quantize: "nf4", "fp4", "int8" or None, by bitsandbytes.
+        lora_r, lora_alpha, lora_dropout: of the LoRA adapter.
+        max_caption_tokens: longer captions are cut in training, and generation stops there.
+        encoder: name in `ENCODERS` of the frozen encoder, for captioning files.
+        encoder_path: its hub id or folder.
+    """
+
+    base_model: str
+    prefix_tokens: int = 8
+    hidden: int = 512
+    before: str = ""
+    after: str = ""
+    raw_path: bool = False
+    tuning: str = "lora"
+    quantize: str | None = None
+    lora_r: int = 8
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    max_caption_tokens: int = 64
+    encoder: str = ""
+    encoder_path: str = ""
+
+    def __post_init__(self) -> None:
+        if self.tuning not in ("frozen", "lora", "full"):
+            raise ValueError(f"tuning is {self.tuning!r}: expected frozen, lora or full")
+        if self.quantize not in (None, "nf4", "fp4", "int8"):
+            raise ValueError(f"quantize is {self.quantize!r}: expected nf4, fp4, int8 or nothing")
+        if self.quantize and self.tuning == "full":
+            raise ValueError("a quantised model cannot be tuned in full: use tuning lora or frozen")
+        if min(self.prefix_tokens, self.hidden, self.max_caption_tokens) < 1:
+            raise ValueError(f"prefix_tokens, hidden and max_caption_tokens must be at least 1: {self}")
+
+
+class PrefixProjector(nn.Sequential):
+    """Embeddings (n, dim) -> prefix tokens (n, k, width) of the language model, by an MLP."""
+
+    def __init__(self, dim: int, hidden: int, tokens: int, width: int):
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, tokens * width))
+        self.scale, self.tokens = dim**0.5, tokens  # unit-norm input: bring its entries to unit variance
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected: Tensor = super().forward(x.to(self[0].weight.dtype) * self.scale)
+        return rearrange(projected, "n (k width) -> n k width", k=self.tokens)
+
+
+class Captioner(nn.Module):
+    """Captions embeddings of a frozen encoder with a language model.
+
+    Args:
+        bridge: any of `BRIDGES`; it is frozen here.
+        llm: a `transformers` causal language model, or a `PeftModel` around one.
+        tokenizer: its tokenizer, with an EOS token.
+        config: the settings; `dlink_adapter.integrations.causal_lm` loads `llm` and `tokenizer` by them.
+    """
+
+    def __init__(self, bridge: PretrainedBridge, llm: Any, tokenizer: Any, config: CaptionerConfig):
+        super().__init__()
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"the tokenizer of {config.base_model} has no EOS token, so that captions would never end")
+        self.config, self.tokenizer, self.llm = config, tokenizer, llm
+        self.bridge = bridge.requires_grad_(False)
+        width = llm.get_input_embeddings().embedding_dim
+        self.projector = PrefixProjector(bridge.dim, config.hidden, config.prefix_tokens, width)
+        self.raw_projector: PrefixProjector | None = None
+        if config.raw_path:
+            self.add_raw_path()
+
+    def add_raw_path(self) -> None:
+        """Give the prefix a path for the unbridged embedding, which starts at zero: nothing changes until it is trained."""
+        self.config = from_known(CaptionerConfig, {**asdict(self.config), "raw_path": True})
+        width = self.llm.get_input_embeddings().embedding_dim
+        self.raw_projector = PrefixProjector(self.bridge.dim, self.config.hidden, self.config.prefix_tokens, width)
+        nn.init.zeros_(self.raw_projector[2].weight)
+        nn.init.zeros_(self.raw_projector[2].bias)
+
+    def prefix(self, embedding: Tensor, is_text: Tensor, generator: Generator | None = None) -> Tensor:
+        """Embeddings (n, dim), of captions where is_text (n,) and else of audio -> prefix tokens (n, k, width)."""
+        with torch.no_grad():
+            bridged = torch.empty_like(embedding)
+            for modality, rows in (("text", is_text), ("audio", ~is_text)):
+                bridged[rows] = self.bridge(embedding[rows], modality=modality, generator=generator)
+        prefix: Tensor = self.projector(bridged)
+        return prefix if self.raw_projector is None else prefix + self.raw_projector(embedding)
+
+    def forward(self, embedding: Tensor, is_text: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """The language-model loss of captions (n, length), right-padded, given embeddings (n, dim)."""
+        start = self._start(self.prefix(embedding, is_text))
+        embeds = torch.cat([start, self._embed(input_ids).to(start.dtype)], dim=1)
+        seen = torch.cat([attention_mask.new_ones(start.shape[:2]), attention_mask], dim=1)
+        labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
+        labels = torch.cat([labels.new_full(start.shape[:2], IGNORED), labels], dim=1)
+        return {"loss": self.llm(inputs_embeds=embeds, attention_mask=seen, labels=labels).loss}
+
+    @torch.no_grad()
+    def generate(
+        self,
+        embedding: Tensor,
+        *,
+        modality: str = "audio",
+        batch_size: int = 64,
+        generator: Generator | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Captions of embeddings (n, dim). `options` go to the language model's `generate`: num_beams, do_sample, ..."""
+        self.eval()
+        device = self.projector[0].weight.device
+        settings = {"max_new_tokens": self.config.max_caption_tokens, "do_sample": False, **options}
+        captions: list[str] = []
+        for rows in embedding.to(device).split(batch_size):
+            is_text = torch.full((len(rows),), modality == "text", device=device)
+            start = self._start(self.prefix(rows, is_text, generator))
+            tokens = self.llm.generate(
+                inputs_embeds=start,
+                attention_mask=torch.ones(start.shape[:2], dtype=torch.long, device=device),
+                pad_token_id=self.pad_token_id,
+                eos_token_id=self.tokenizer.eos_token_id,
+                **settings,
+            )
+            captions += [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return captions
+
+    @property
+    def pad_token_id(self) -> int:
+        """The padding token, or EOS where the tokenizer has none: padding is masked in any case."""
+        tokenizer = self.tokenizer
+        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+    def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
+        """Token ids of captions, without BOS, cut to the maximum and closed with EOS."""
+        room = self.config.max_caption_tokens - 1
+        lead = " " if self.config.after else ""
+        ids = self.tokenizer([lead + caption for caption in captions], add_special_tokens=False)["input_ids"]
+        return [of_caption[:room] + [self.tokenizer.eos_token_id] for of_caption in ids]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save bridge, projector, LoRA (or the tuned model) and a small JSON that names the base model."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.bridge.save_pretrained(folder / BRIDGE_FOLDER)
+        projectors = nn.ModuleDict({"projector": self.projector})
+        if self.raw_projector is not None:
+            projectors["raw_projector"] = self.raw_projector
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in projectors.state_dict().items()}
+        write_atomically(folder / PROJECTOR_FILE, save(tensors))
+        if self.config.tuning != "frozen":
+            self.llm.save_pretrained(folder / ADAPTER_FOLDER)
+        values = asdict(self.config)
+        for name in PATHS:
+            if Path(values[name]).is_dir() and values[name]:  # so that a folder that holds both can be moved
+                values[name] = os.path.relpath(values[name], folder)
+        write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
+
+    def load_projectors(self, folder: str | Path) -> None:
+        """Load what `save_pretrained` wrote of the projectors."""
+        tensors = load_file(Path(folder, PROJECTOR_FILE))
+        projectors = nn.ModuleDict({"projector": self.projector})
+        if self.raw_projector is not None:
+            projectors["raw_projector"] = self.raw_projector
+        projectors.load_state_dict(tensors)
+
+    def _start(self, prefix: Tensor) -> Tensor:
+        """[BOS] before [prefix] after, embedded: (n, length, width)."""
+        bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        before, after = (
+            self.tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
+            for prompt in (self.config.before, self.config.after)
+        )
+        pieces = [self._embed_prompt(bos + before, prefix), prefix, self._embed_prompt(after, prefix)]
+        return torch.cat(pieces, dim=1)
+
+    def _embed_prompt(self, ids: list[int], prefix: Tensor) -> Tensor:
+        tokens = torch.tensor(ids, dtype=torch.long, device=prefix.device).expand(len(prefix), len(ids))
+        return self._embed(tokens).to(prefix.dtype)
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        embedded: Tensor = self.llm.get_input_embeddings()(input_ids)
+        return embedded
+
+
+def read_captioner_config(folder: str | Path) -> CaptionerConfig:
+    """The config of a saved captioner, its base model found from that folder. Raises FileNotFoundError, ValueError."""
+    path = Path(folder, CONFIG_FILE)
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a saved captioner")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for name in PATHS:
+        beside = Path(os.path.normpath(Path(folder, values.get(name, ""))))
+        if values.get(name) and beside.is_dir():
+            values[name] = str(beside)
+    config: CaptionerConfig = from_known(CaptionerConfig, values)
+    return config

@@ -1,0 +1,106 @@
+"""A small LLaMA pre-trained on captions: a real `LlamaForCausalLM` where no checkpoint can be downloaded.
+
+It learns the language of the captions and nothing about sound. Needs `pip install "dlink-adapter[llm]"`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlink_adapter.atomic import appearing_folder
+
+VOCABULARY = 800
+SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
+
+
+def train_small_llama(
+    captions: Sequence[str],
+    out: str | Path,
+    *,
+    seed: int = 0,
+    steps: int = 600,
+    batch_size: int = 64,
+    learning_rate: float = 3e-3,
+    hidden_size: int = 128,
+    layers: int = 4,
+    progress: bool = True,
+) -> None:
+    """Pre-trains a small LLaMA with `transformers.Trainer` and saves it as a folder that the Auto classes load.
+
+    Args:
+        captions: the text it learns.
+        out: folder to create; it must not exist.
+        seed: of the weights and the order.
+        steps: optimiser steps.
+        batch_size: captions a step.
+        learning_rate: peak of the cosine schedule.
+        hidden_size: a multiple of 64, which is what bitsandbytes can quantise.
+        layers: transformer layers.
+        progress: shows a bar when on a terminal.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+
+    if hidden_size % 64:
+        raise ValueError(f"hidden_size is {hidden_size}: take a multiple of 64, so that bitsandbytes can quantise it")
+    set_seed(seed)
+    tokenizer = _train_tokenizer(captions)
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden_size,
+            intermediate_size=3 * hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden_size // 32,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    with appearing_folder(out) as folder:
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=batch_size,
+            learning_rate=learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=steps // 20,
+            weight_decay=0.01,
+            seed=seed,
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=not progress,
+            report_to="none",
+        )
+        rows = [{"text": caption} for caption in captions]
+        Trainer(llama, arguments, train_dataset=rows, data_collator=_Collator(tokenizer)).train()
+        llama.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+class _Collator:
+    """Captions -> [BOS] caption [EOS], right-padded, with the padding left out of the labels."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+
+    def __call__(self, rows: list[dict[str, str]]) -> dict[str, Any]:
+        texts = [f"{self.tokenizer.bos_token}{row['text']}{self.tokenizer.eos_token}" for row in rows]
+        batch: dict[str, Any] = dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
+        batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        return batch
+
+
+def _train_tokenizer(captions: Sequence[str]) -> Any:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        captions, vocab_size=VOCABULARY, min_frequency=2, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+    )
+    bos, eos, pad = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token=bos, eos_token=eos, pad_token=pad, padding_side="right"
+    )
