@@ -26,7 +26,6 @@ class DiffusionLink(PretrainedBridge):
 
     name = "diffusion_link"
     config_class = BridgeConfig
-    config: BridgeConfig
     fixed_noise: Tensor
 
     def __init__(self, config: BridgeConfig):
@@ -34,6 +33,17 @@ class DiffusionLink(PretrainedBridge):
         self.space = EmbeddingSpace(config.dim)
         self.denoiser = Denoiser(config)
         self.register_buffer("fixed_noise", mirrored_noise(config.samples, config.dim))
+
+    @property
+    def config(self) -> BridgeConfig:
+        """The settings. Depth, steps, sampler and residual may be replaced at any time."""
+        return self._config
+
+    @config.setter
+    def config(self, config: BridgeConfig) -> None:
+        self._config = config
+        # Kept, because `torch.compile` cannot trace the schedule: it sees a few floats.
+        self._rungs = [] if config.depth is None else ladder(self.alpha_bars, self.timestep(config.depth), config.steps)
 
     @property
     def is_fitted(self) -> bool:
@@ -44,18 +54,17 @@ class DiffusionLink(PretrainedBridge):
         """alpha_bar(t) for t = 0 ... T."""
         return alpha_bars(self.config.schedule, self.config.timesteps)
 
-    def timestep(self, depth: int | float | None) -> int:
-        """The timestep of a depth given as one or as a cosine. Raises ValueError on None: calibrate, or choose one."""
+    def timestep(self, depth: int | float) -> int:
+        """The timestep of a depth given as one or as a cosine."""
         check_depth(depth, self.config.timesteps)
-        if depth is None:
-            raise ValueError("this bridge has no depth: fit calibrates it, or set BridgeConfig(depth=...)")
         return timestep_of_cosine(self.alpha_bars, depth) if isinstance(depth, float) else depth
 
     def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
         x0 = self.space.encode(x, modality)
-        depth, residual = self.timestep(self.config.depth), self.config.residual or 0.0
-        rungs = ladder(self.alpha_bars, depth, self.config.steps)
-        if depth:
+        rungs, residual = self._rungs, self.config.residual or 0.0
+        if not rungs:
+            raise ValueError("this bridge has no depth: fit calibrates it, or set BridgeConfig(depth=...)")
+        if len(rungs) > 1:
             noised = add_noise(x0, rungs[0], self._noise(x0, generator, samples))
             x0_text = SAMPLERS[self.config.sampler](self.denoise, noised, rungs, generator).mean(0)
         else:

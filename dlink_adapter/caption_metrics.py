@@ -5,12 +5,14 @@ the tokenizer, so its name goes with them: `ptb` (the Penn Treebank tokenizer of
 `plain` (lower case, punctuation dropped). Nothing is downloaded.
 """
 
+import atexit
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -145,16 +147,22 @@ def _cider_d(captions: _Captions) -> list[_Result]:
 def _meteor(captions: _Captions) -> list[_Result]:
     """METEOR 1.5 (Denkowski and Lavie, 2014), a Java program that talks through pipes."""
     _need_java()
-    scorer = _pycocoevalcap("meteor.meteor").Meteor()
+    scorer = _meteor_program()
     try:
         return [_result(*scorer.compute_score(*captions))]
     except (OSError, ValueError) as error:  # it died: a broken pipe, or nothing to read
         scorer.lock.release()  # still held, and its __del__ would wait for it for ever
         scorer.meteor_p.kill()
+        _meteor_program.cache_clear()
         raise NotRun(f"METEOR's Java program failed: {scorer.meteor_p.stderr.read().decode().strip()}") from error
-    finally:
-        scorer.meteor_p.kill()
-        scorer.meteor_p.communicate()
+
+
+@cache
+def _meteor_program() -> Any:
+    """The running program: it takes seconds to start, so one serves every call until the interpreter exits."""
+    scorer = _pycocoevalcap("meteor.meteor").Meteor()
+    atexit.register(scorer.meteor_p.kill)
+    return scorer
 
 
 def _spice(captions: _Captions) -> list[_Result]:

@@ -1,7 +1,6 @@
 """Trains a captioner with `transformers.Trainer`, on captions alone (zero-shot) or on audio with captions (supervised)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from dlink_adapter.captioner import Captioner
-
-
-@dataclass(frozen=True)
-class CaptionTrainingConfig:
-    """Settings of `train_captioner`, ours.
-
-    Args:
-        steps: optimiser steps.
-        batch_size: captions a step, on each process.
-        lr: peak of the cosine schedule.
-        warmup: share of the steps in which it rises.
-        weight_decay: of AdamW.
-        seed: of the order, the dropout and the bridge's noise.
-        bf16: train in mixed precision.
-        save_every: steps between checkpoints, where `out` is given; 0 for none.
-    """
-
-    steps: int = 1000
-    batch_size: int = 32
-    lr: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    seed: int = 0
-    bf16: bool = False
-    save_every: int = 0
+from dlink_adapter.trainer import TrainerConfig, run_trainer
 
 
 class CaptionRows(Dataset[dict[str, Any]]):
@@ -59,11 +34,11 @@ def train_captioner(
     *,
     text: Tensor | None = None,
     audio: Tensor | None = None,
-    config: CaptionTrainingConfig | None = None,
+    config: TrainerConfig | None = None,
     out: str | Path | None = None,
     progress: bool = True,
 ) -> float:
-    """Train projector and LoRA in place; returns the mean loss of the last tenth of the steps.
+    """Train projector and LoRA in place; returns the mean loss.
 
     Args:
         captioner: what is trained; its bridge stays as it is.
@@ -77,9 +52,6 @@ def train_captioner(
     Raises:
         ValueError: neither condition, or lengths that do not match.
     """
-    from transformers import Trainer, TrainingArguments
-
-    config = config or CaptionTrainingConfig()
     conditions = [(rows, is_text) for rows, is_text in ((text, True), (audio, False)) if rows is not None]
     if not conditions:
         raise ValueError("give text= (embeddings of the captions), audio= (of the clips), or both")
@@ -89,26 +61,8 @@ def train_captioner(
         torch.cat([torch.full((len(embedding),), is_text) for embedding, is_text in conditions]),
         ids * len(conditions),
     )
-    arguments = TrainingArguments(
-        output_dir=str(out or "unused"),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(config.warmup * config.steps),
-        weight_decay=config.weight_decay,
-        seed=config.seed,
-        bf16=config.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="steps" if out and config.save_every else "no",
-        save_steps=config.save_every or 500,
-        logging_strategy="no",
-        disable_tqdm=not progress,
-        report_to="none",
-        remove_unused_columns=False,
-    )
-    trainer = Trainer(captioner, arguments, train_dataset=rows, data_collator=_Collator(captioner.pad_token_id))
-    return float(trainer.train().training_loss)
+    collate = _Collator(captioner.pad_token_id)
+    return run_trainer(captioner, rows, collate, config or TrainerConfig(), out=out, progress=progress)
 
 
 class _Collator:

@@ -97,7 +97,8 @@ class Captioner(nn.Module):
         super().__init__()
         if tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer of {config.base_model} has no EOS token, so that captions would never end")
-        self.config, self.tokenizer, self.llm = config, tokenizer, llm
+        self.settings = config  # not `config`: Trainer writes into the config of a model
+        self.tokenizer, self.llm = tokenizer, llm
         self.bridge = bridge.requires_grad_(False)
         width = llm.get_input_embeddings().embedding_dim
         self.projector = PrefixProjector(bridge.dim, config.hidden, config.prefix_tokens, width)
@@ -107,9 +108,9 @@ class Captioner(nn.Module):
 
     def add_raw_path(self) -> None:
         """Give the prefix a path for the unbridged embedding, which starts at zero: nothing changes until it is trained."""
-        self.config = from_known(CaptionerConfig, {**asdict(self.config), "raw_path": True})
+        self.settings = from_known(CaptionerConfig, {**asdict(self.settings), "raw_path": True})
         width = self.llm.get_input_embeddings().embedding_dim
-        self.raw_projector = PrefixProjector(self.bridge.dim, self.config.hidden, self.config.prefix_tokens, width)
+        self.raw_projector = PrefixProjector(self.bridge.dim, self.settings.hidden, self.settings.prefix_tokens, width)
         nn.init.zeros_(self.raw_projector[2].weight)
         nn.init.zeros_(self.raw_projector[2].bias)
 
@@ -125,7 +126,7 @@ class Captioner(nn.Module):
     def forward(self, embedding: Tensor, is_text: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """The language-model loss of captions (n, length), right-padded, given embeddings (n, dim)."""
         start = self._start(self.prefix(embedding, is_text))
-        embeds = torch.cat([start, self._embed(input_ids).to(start.dtype)], dim=1)
+        embeds = torch.cat([start, self._embed(input_ids)], dim=1)
         seen = torch.cat([attention_mask.new_ones(start.shape[:2]), attention_mask], dim=1)
         labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
         labels = torch.cat([labels.new_full(start.shape[:2], IGNORED), labels], dim=1)
@@ -144,9 +145,9 @@ class Captioner(nn.Module):
         """Captions of embeddings (n, dim). `options` go to the language model's `generate`: num_beams, do_sample, ..."""
         self.eval()
         device = self.projector[0].weight.device
-        settings = {"max_new_tokens": self.config.max_caption_tokens, "do_sample": False, **options}
+        settings = {"max_new_tokens": self.settings.max_caption_tokens, "do_sample": False, **options}
         captions: list[str] = []
-        for rows in embedding.to(device).split(batch_size):
+        for rows in embedding.to(device).split(batch_size) if len(embedding) else ():
             is_text = torch.full((len(rows),), modality == "text", device=device)
             start = self._start(self.prefix(rows, is_text, generator))
             tokens = self.llm.generate(
@@ -167,8 +168,8 @@ class Captioner(nn.Module):
 
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of captions, without BOS, cut to the maximum and closed with EOS."""
-        room = self.config.max_caption_tokens - 1
-        lead = " " if self.config.after else ""
+        room = self.settings.max_caption_tokens - 1
+        lead = " " if self.settings.after else ""
         ids = self.tokenizer([lead + caption for caption in captions], add_special_tokens=False)["input_ids"]
         return [of_caption[:room] + [self.tokenizer.eos_token_id] for of_caption in ids]
 
@@ -182,9 +183,9 @@ class Captioner(nn.Module):
             projectors["raw_projector"] = self.raw_projector
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in projectors.state_dict().items()}
         write_atomically(folder / PROJECTOR_FILE, save(tensors))
-        if self.config.tuning != "frozen":
+        if self.settings.tuning != "frozen":
             self.llm.save_pretrained(folder / ADAPTER_FOLDER)
-        values = asdict(self.config)
+        values = asdict(self.settings)
         for name in PATHS:
             if Path(values[name]).is_dir() and values[name]:  # so that a folder that holds both can be moved
                 values[name] = os.path.relpath(values[name], folder)
@@ -203,14 +204,14 @@ class Captioner(nn.Module):
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         before, after = (
             self.tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
-            for prompt in (self.config.before, self.config.after)
+            for prompt in (self.settings.before, self.settings.after)
         )
-        pieces = [self._embed_prompt(bos + before, prefix), prefix, self._embed_prompt(after, prefix)]
-        return torch.cat(pieces, dim=1)
+        opening, closing = self._embed_prompt(bos + before, prefix), self._embed_prompt(after, prefix)
+        return torch.cat([opening, prefix.to(opening.dtype), closing], dim=1)
 
     def _embed_prompt(self, ids: list[int], prefix: Tensor) -> Tensor:
         tokens = torch.tensor(ids, dtype=torch.long, device=prefix.device).expand(len(prefix), len(ids))
-        return self._embed(tokens).to(prefix.dtype)
+        return self._embed(tokens)
 
     def _embed(self, input_ids: Tensor) -> Tensor:
         embedded: Tensor = self.llm.get_input_embeddings()(input_ids)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 
@@ -69,7 +70,8 @@ class PretrainedBridge(nn.Module):
             raise ValueError(f"expected floating-point embeddings (..., {self.dim}), got {tuple(x.shape)} {x.dtype}")
         if not torch.compiler.is_compiling():  # looking at values would break the graph
             self.check_values(x)
-        with torch.autocast(x.device.type, enabled=False):
+        device = "cpu" if x.device.type == "meta" else x.device.type  # autocast does not know the meta device
+        with torch.autocast(device, enabled=False):
             return self.bridge(x.float(), modality, generator, samples).to(x.dtype)
 
     def check_values(self, x: Tensor) -> None:
@@ -117,8 +119,8 @@ class PretrainedBridge(nn.Module):
         bridge.metadata = values.get("metadata", {})
         try:
             bridge.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except RuntimeError as error:
-            raise ValueError(f"the weights in {folder} do not fit its config: {error}") from error
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(f"the weights in {folder} are damaged, or do not fit its config: {error}") from error
         return bridge.eval()
 
     def push_to_hub(self, repo_id: str, *, token: str | None = None, private: bool | None = None) -> str:

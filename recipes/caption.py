@@ -32,9 +32,9 @@ def main(
         num_beams: beams of the search; 1 is greedy.
     """
     captioner = load_captioner(model)
-    if not captioner.config.encoder:
+    if not captioner.settings.encoder:
         raise ValueError(f"{model} does not say which encoder it was trained with: add encoder and encoder_path to it")
-    encoder = load_encoder(captioner.config.encoder, captioner.config.encoder_path)
+    encoder = load_encoder(captioner.settings.encoder, captioner.settings.encoder_path)
     captioner.bridge.check_encoder(encoder.fingerprint)
     lines: list[str] = []
     failed = False

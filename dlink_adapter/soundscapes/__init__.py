@@ -3,8 +3,9 @@
 from dlink_adapter.soundscapes.captions import describe, references
 from dlink_adapter.soundscapes.event import Event, Phrase
 from dlink_adapter.soundscapes.events import EVENTS
-from dlink_adapter.soundscapes.scenes import Placed, Scene, render, sample_scenes, write_wav
+from dlink_adapter.soundscapes.scenes import Placed, Scene, render, render_all, sample_scenes, write_wav
 
 __all__ = [
-    "EVENTS", "Event", "Phrase", "Placed", "Scene", "describe", "references", "render", "sample_scenes", "write_wav"
+    "EVENTS", "Event", "Phrase", "Placed", "Scene", "describe", "references", "render", "render_all", "sample_scenes",
+    "write_wav",
 ]  # fmt: skip

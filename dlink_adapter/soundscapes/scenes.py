@@ -2,13 +2,17 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from scipy import fft
 from scipy.io import wavfile
+from tqdm.auto import tqdm
 
 from dlink_adapter.soundscapes.events import EVENTS
 from dlink_adapter.soundscapes.synthesis import Signal, colour, decay, fade, gains, log_uniform, noise, place
@@ -69,24 +73,26 @@ def combination_split(names: Iterable[str]) -> str:
     return max((pair_split(*pair) for pair in combinations(names, 2)), key=SPLITS.index)
 
 
-def sample_scenes(count: int, split: str, seed: int) -> list[Scene]:
-    """Draw `count` scenes of a split; the same arguments give the same scenes.
+def sample_scenes(count: int, split: str, seed: int, events: Sequence[str] = tuple(EVENTS)) -> list[Scene]:
+    """Draw `count` scenes of a split from some of the `EVENTS`; the same arguments give the same scenes.
 
     Single events occur in every split; combinations of events belong to exactly one. Raises ValueError for an unknown
-    split or a negative count.
+    split or event, fewer than three events or a negative count.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
     if count < 0:
         raise ValueError(f"count is {count}; it must not be negative")
+    if len(set(events)) < 3 or not set(events) <= set(EVENTS):
+        raise ValueError(f"expected at least three of {', '.join(EVENTS)}, got {', '.join(events)}")
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    return [_sample(rng, split) for _ in range(count)]
+    return [_sample(rng, split, list(events)) for _ in range(count)]
 
 
-def _sample(rng: np.random.Generator, split: str) -> Scene:
+def _sample(rng: np.random.Generator, split: str, events: list[str]) -> Scene:
     size = int(rng.choice([1, 2, 3], p=[0.35, 0.45, 0.2]))
     while True:
-        names = [str(name) for name in rng.choice(list(EVENTS), size, replace=False)]
+        names = [str(name) for name in rng.choice(events, size, replace=False)]
         if size == 1 or combination_split(names) == split:
             break
     # A sound that goes on stands where the relation needs one: last, or before the closing event.
@@ -150,6 +156,15 @@ def render(scene: Scene, rate: int = 16000) -> Signal:
         audio *= _cut(rng, scene, rate)
     audio = audio * log_uniform(rng, 0.4, 1.4)
     return (audio / max(1.0, np.abs(audio).max() / 0.98)).astype(np.float32)
+
+
+def render_all(scenes: Sequence[Scene], rate: int = 16000, *, progress: bool = True) -> Signal:
+    """The scenes, which have one length, as (n, samples) float32, rendered in as many processes as there are cores."""
+    work = partial(render, rate=rate)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        waveforms = pool.map(work, scenes, chunksize=32)
+        bar = tqdm(waveforms, desc="scenes", total=len(scenes), unit="scene", disable=None if progress else True)
+        return np.stack(list(bar))
 
 
 def _render_event(placed: Placed, rate: int) -> Signal:

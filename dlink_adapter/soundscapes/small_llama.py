@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dlink_adapter.atomic import appearing_folder
+from dlink_adapter.trainer import TrainerConfig, run_trainer
 
 VOCABULARY = 800
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
@@ -17,10 +20,7 @@ def train_small_llama(
     captions: Sequence[str],
     out: str | Path,
     *,
-    seed: int = 0,
-    steps: int = 600,
-    batch_size: int = 64,
-    learning_rate: float = 3e-3,
+    config: TrainerConfig = TrainerConfig(steps=600, batch_size=64, lr=3e-3),
     hidden_size: int = 128,
     layers: int = 4,
     progress: bool = True,
@@ -30,51 +30,34 @@ def train_small_llama(
     Args:
         captions: the text it learns.
         out: folder to create; it must not exist.
-        seed: of the weights and the order.
-        steps: optimiser steps.
-        batch_size: captions a step.
-        learning_rate: peak of the cosine schedule.
+        config: settings of the training; its seed is also that of the initial weights.
         hidden_size: a multiple of 64, which is what bitsandbytes can quantise.
         layers: transformer layers.
         progress: shows a bar when on a terminal.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     if hidden_size % 64:
         raise ValueError(f"hidden_size is {hidden_size}: take a multiple of 64, so that bitsandbytes can quantise it")
-    set_seed(seed)
     tokenizer = _train_tokenizer(captions)
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=hidden_size,
-            intermediate_size=3 * hidden_size,
-            num_hidden_layers=layers,
-            num_attention_heads=hidden_size // 32,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // 32,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        llama = LlamaForCausalLM(shape)
     with appearing_folder(out) as folder:
-        arguments = TrainingArguments(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=batch_size,
-            learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=steps // 20,
-            weight_decay=0.01,
-            seed=seed,
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=not progress,
-            report_to="none",
-        )
         rows = [{"text": caption} for caption in captions]
-        Trainer(llama, arguments, train_dataset=rows, data_collator=_Collator(tokenizer)).train()
+        run_trainer(llama, rows, _Collator(tokenizer), config, progress=progress)
         llama.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

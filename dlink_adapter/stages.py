@@ -1,0 +1,47 @@
+"""A long run in named stages: each is done once, timed, and not done again when the run is started again."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dlink_adapter.atomic import write_atomically
+
+
+class Stages:
+    """Runs stages and remembers their results in `folder/stages/<name>.json`.
+
+    Args:
+        folder: where the run writes.
+        total: the number of stages, for the headings.
+        settings: of the run; a folder that holds a run with others is refused with a ValueError.
+    """
+
+    def __init__(self, folder: Path, total: int, settings: dict[str, Any]):
+        self.folder, self.total, self.count = folder / "stages", total, 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.seconds: dict[str, float] = {}
+        path = self.folder / "settings.json"
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
+            raise ValueError(f"{folder} holds a run with other settings ({path}): choose another folder or remove it")
+        write_atomically(path, json.dumps(settings, indent=2))
+
+    def __call__(self, name: str, title: str, work: Callable[[], Any], makes: Path | None = None) -> Any:
+        """The JSON result of `work()`, now or from before. `makes`, what the stage writes, is cleared before it starts."""
+        self.count += 1
+        record = self.folder / f"{name}.json"
+        done = record.is_file()
+        print(f"[{self.count}/{self.total}] {title}{' (done before)' if done else ''}", file=sys.stderr, flush=True)
+        if not done:
+            if makes is not None and makes.exists():
+                shutil.rmtree(makes)
+            start = time.monotonic()
+            result = work()
+            seconds = round(time.monotonic() - start, 1)
+            write_atomically(record, json.dumps({"seconds": seconds, "result": result}, indent=2))
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        self.seconds[name] = kept["seconds"]
+        return kept["result"]

@@ -1,0 +1,198 @@
+"""Make a small world of sounds, close its modality gap and caption it: the main job, end to end, without a download.
+
+dlink demo
+dlink demo --out runs/nf4 --quantize nf4
+
+Renders procedural scenes, trains a small CLAP on them, fits the bridge and simpler methods on other pairs, pre-trains a
+small LLaMA on caption text, trains a captioner behind each method on text alone (zero-shot) and from there on audio
+(supervised), and scores them on scenes whose combinations of events are new.
+
+The output folder holds results.json, clouds.png, captions.png, examples/ and every trained part; afterwards
+`dlink caption a.wav --model dlink-demo` captions any file. A demo that was stopped goes on where it was.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlink_adapter import BRIDGES, BridgeConfig, DiffusionLink, FitConfig, PairedEmbeddings, fit, load_bridge
+from dlink_adapter.atomic import write_atomically
+from dlink_adapter.caption_metrics import score
+from dlink_adapter.caption_training import train_captioner
+from dlink_adapter.captioner import CaptionerConfig
+from dlink_adapter.gap import measure
+from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
+from dlink_adapter.integrations.transformers_clap import ClapEncoder
+from dlink_adapter.plots import plot_caption_scores, plot_clouds
+from dlink_adapter.soundscapes import render, write_wav
+from dlink_adapter.soundscapes.small_clap import train_small_clap
+from dlink_adapter.soundscapes.small_llama import train_small_llama
+from dlink_adapter.soundscapes.world import World
+from dlink_adapter.stages import Stages
+from dlink_adapter.trainer import TrainerConfig
+
+METHODS = {"raw": "raw", "mean_shift": "mean_shift", "ridge": "ridge", "bridge": "diffusion_link"}
+SETUPS = ("zero_shot", "supervised")
+EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: scenes, then epochs and steps."""
+
+    scenes: dict[str, int]
+    clap_epochs: int
+    bridge_steps: int
+    llama_steps: int
+    text_steps: int
+    audio_steps: int
+
+
+FULL = Size({"encoder": 3000, "pairs": 2500, "text": 12000, "val": 200, "test": 250}, 12, 1500, 800, 500, 300)
+FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 1, 20, 5, 5, 5)
+
+
+def main(
+    out: Path = Path("dlink-demo"), seed: int = 0, quantize: Literal["nf4"] | None = None, fast: bool = False
+) -> None:
+    """Run the demo.
+
+    Args:
+        out: folder for everything that it makes.
+        seed: of the world, the order and the weights.
+        quantize: nf4 trains the captioners by QLoRA, on a 4-bit LLaMA.
+        fast: a toy size that checks the plumbing; its scores mean nothing.
+    """
+    size = FAST if fast else FULL
+    world, stages = World(seed, size.scenes), Stages(out, 5 + len(METHODS), {"seed": seed, "quantize": quantize, "fast": fast})
+    stages("clap", "train a small CLAP on rendered scenes", lambda: _clap(world, size, out), out / "clap")
+    stages("embeddings", "embed scenes and captions", lambda: _embed(world, out), out / "embeddings")
+    gap = stages("bridges", "fit the bridge and the simpler methods", lambda: _bridges(size, seed, out), out / "bridges")
+    stages("llama", "pre-train a small LLaMA on captions", lambda: _llama(world, size, out), out / "llama")
+    captions: dict[str, dict[str, list[str]]] = {setup: {} for setup in SETUPS}
+    for method in METHODS:
+        made = out / "captioners" / method
+        said = stages(
+            f"captions_{method}", f"caption with {method}", partial(_captions, method, world, size, quantize, out), made
+        )
+        for setup in SETUPS:
+            captions[setup][method] = said[setup]
+    scores = stages("scores", "score the captions and draw the figures", lambda: _report(world, captions, out), out / "examples")
+    results = {
+        "captions": scores["scores"],
+        "gap": gap,
+        "not_run": scores["not_run"],
+        "tokenizer": scores["tokenizer"],
+        "seconds": stages.seconds,
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "dlink-adapter")},
+        "seed": seed,
+    }
+    write_atomically(out / "results.json", json.dumps(results, indent=2))
+    print(_table(results))
+
+
+def _clap(world: World, size: Size, out: Path) -> None:
+    waveforms = torch.from_numpy(world.waveforms("encoder"))
+    captions = [caption for (caption,) in world.captions("encoder")]
+    train_small_clap(waveforms, captions, out / "clap", seed=world.seed, epochs=size.clap_epochs)
+
+
+def _embed(world: World, out: Path) -> None:
+    encoder = ClapEncoder.from_pretrained(out / "clap")
+    metadata = {"encoder": "clap", "fingerprint": encoder.fingerprint, "rate": encoder.rate}
+    for name in ("pairs", "val", "test"):
+        captions = world.captions(name)
+        audio = encoder.encode_audio(list(world.waveforms(name)), progress=True)
+        text = encoder.encode_text([caption for group in captions for caption in group])
+        PairedEmbeddings.write(out / "embeddings" / name, audio, text, captions, metadata=metadata)
+    unheard = encoder.encode_text([captions[0] for captions in world.captions("text")], progress=True)
+    save_file({"text": unheard}, out / "embeddings" / "text.safetensors")
+
+
+def _bridges(size: Size, seed: int, out: Path) -> dict[str, dict[str, float]]:
+    pairs, val, test = (PairedEmbeddings.open(out / "embeddings" / name) for name in ("pairs", "val", "test"))
+    gap = {}
+    for label, name in METHODS.items():
+        if name == DiffusionLink.name:
+            bridge = DiffusionLink(BridgeConfig(pairs.dim))
+            fit(bridge, pairs, val=val, config=FitConfig(steps=size.bridge_steps, seed=seed), out=out / "bridges" / label)
+        else:
+            bridge = BRIDGES[name](BRIDGES[name].config_class(pairs.dim))
+            bridge.fit(*pairs.tensors())
+            bridge.metadata["fingerprint"] = pairs.metadata["fingerprint"]
+        with torch.no_grad():
+            gap[label] = measure(bridge(test.audio), test.text, test.clip, bridged_text=bridge(test.text, modality="text"))
+        bridge.metadata["gap_before_and_after"] = {
+            name: [gap["raw"][name], gap[label][name]] for name in ("rmg", "paired_cosine", "centroid_distance", "r_at_1")
+        }
+        bridge.save_pretrained(out / "bridges" / label)
+    return gap
+
+
+def _llama(world: World, size: Size, out: Path) -> None:
+    documents = ["\n".join(captions) for captions in world.captions("text")]
+    config = TrainerConfig(steps=size.llama_steps, batch_size=48, lr=3e-3, seed=world.seed)
+    train_small_llama(documents, out / "llama", config=config)
+
+
+def _captions(label: str, world: World, size: Size, quantize: str | None, out: Path) -> dict[str, list[str]]:
+    pairs, test = (PairedEmbeddings.open(out / "embeddings" / name) for name in ("pairs", "test"))
+    config = CaptionerConfig(
+        str(out / "llama"), hidden=256, after="\n", quantize=quantize, encoder="clap", encoder_path=str(out / "clap")
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(world.seed)
+        captioner = new_captioner(load_bridge(out / "bridges" / label), config)
+    made, said = out / "captioners" / label, {}
+    unheard = [captions[0] for captions in world.captions("text")]
+    training = TrainerConfig(steps=size.text_steps, lr=3e-3, seed=world.seed)
+    train_captioner(captioner, unheard, text=load_file(out / "embeddings" / "text.safetensors")["text"], config=training)
+    captioner.save_pretrained(made / "zero_shot")
+    said["zero_shot"] = captioner.generate(test.audio)
+    heard = [captions[0] for captions in pairs.captions]
+    train_captioner(captioner, heard, audio=pairs.audio, config=replace(training, steps=size.audio_steps, lr=1e-3))
+    captioner.save_pretrained(made / "supervised")
+    said["supervised"] = captioner.generate(test.audio)
+    return said
+
+
+def _report(world: World, captions: dict[str, dict[str, list[str]]], out: Path) -> dict[str, Any]:
+    test = PairedEmbeddings.open(out / "embeddings" / "test")
+    scores: dict[str, Any] = {setup: {} for setup in SETUPS}
+    for setup, label in product(SETUPS, METHODS):
+        found = score(captions[setup][label], test.captions)
+        scores[setup][label] = {**found.scores, "vocabulary": found.vocabulary}
+    plot_caption_scores(out / "captions.png", scores)
+    first = test.text[torch.searchsorted(test.clip, torch.arange(test.clips))]
+    clouds = {label: (load_bridge(out / "bridges" / label)(test.audio), first) for label in ("raw", "bridge")}
+    plot_clouds(out / "clouds.png", {"before": clouds["raw"], "after the bridge": clouds["bridge"]})
+    _write_examples(world, captions, test, out / "examples")
+    load_captioner(out / "captioners" / "bridge" / "zero_shot").save_pretrained(out)
+    return {"scores": scores, "not_run": found.not_run, "tokenizer": found.tokenizer}
+
+
+def _write_examples(world: World, captions: dict[str, Any], test: PairedEmbeddings, folder: Path) -> None:
+    folder.mkdir()
+    lines = ["| clip | a reference | zero-shot, raw | zero-shot, bridge |", "|---|---|---|---|"]
+    for index, scene in enumerate(world.scenes("test")[:EXAMPLES]):
+        write_wav(folder / f"{index:02d}.wav", render(scene, world.rate), world.rate)
+        said = captions["zero_shot"]["raw"][index], captions["zero_shot"]["bridge"][index]
+        lines.append(f"| {index:02d}.wav | {test.captions[index][0]} | {said[0]} | {said[1]} |")
+    write_atomically(folder / "examples.md", "\n".join(lines) + "\n")
+
+
+def _table(results: dict[str, Any]) -> str:
+    rows = [f"{'':<12}{'RMG':>8}{'cosine':>8}{'R@1':>8}{'zero-shot CIDEr-D':>20}{'supervised CIDEr-D':>20}"]
+    for label in METHODS:
+        gap, (zero, supervised) = results["gap"][label], (results["captions"][setup][label]["cider_d"] for setup in SETUPS)
+        rows.append(
+            f"{label:<12}{gap['rmg']:>8.3f}{gap['paired_cosine']:>8.3f}{gap['r_at_1']:>8.3f}{zero:>20.3f}{supervised:>20.3f}"
+        )
+    return "\n".join(rows)

@@ -1,0 +1,59 @@
+"""Files and folders that are complete or not there."""
+
+import stat
+
+import pytest
+
+from dlink_adapter.atomic import appearing_folder, write_atomically
+
+
+def test_bytes_and_text(tmp_path):
+    for content in (b"\x00\xff", "Glocke läutet\n"):
+        write_atomically(tmp_path / "file", content)
+        assert (tmp_path / "file").read_bytes() == (content if isinstance(content, bytes) else content.encode())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644  # others may read it, unlike a temporary file
+
+
+def test_the_old_file_stays_where_writing_fails(tmp_path):
+    write_atomically(tmp_path / "file", "old")
+    with pytest.raises(TypeError):
+        write_atomically(tmp_path / "file", 3)
+    assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):
+    write_atomically(tmp_path / "file", "old")
+    with (tmp_path / "file").open() as reader:
+        write_atomically(tmp_path / "file", "new")
+        assert reader.read() == "old"
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_folder_appears_at_the_end(tmp_path):
+    with appearing_folder(tmp_path / "a" / "out") as folder:
+        (folder / "file").write_text("x")
+        assert not (tmp_path / "a" / "out").exists()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
+    assert (tmp_path / "a" / "out" / "file").read_text() == "x"
+
+
+def test_a_folder_does_not_appear_after_an_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt), appearing_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("x")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    with appearing_folder(tmp_path / "other") as folder:
+        name = folder.name.replace("other", "out")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "half").write_text("x")
+    with appearing_folder(tmp_path / "out") as folder:
+        assert folder.name == name and not list(folder.iterdir())
+
+
+def test_an_existing_folder_is_refused(tmp_path):
+    with pytest.raises(FileExistsError, match="remove it to write it again"), appearing_folder(tmp_path):
+        raise AssertionError

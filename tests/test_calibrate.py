@@ -1,0 +1,87 @@
+"""Calibration against the same choice by brute force."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from dlink_adapter.bridge import DiffusionLink
+from dlink_adapter.calibrate import COSINES, RESIDUALS, calibrate
+from dlink_adapter.config import BridgeConfig
+from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.training import FitConfig, fit
+
+
+@pytest.fixture(scope="module")
+def fitted(pairs):
+    link = DiffusionLink(BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4, depth=0.9, residual=0.0))
+    fit(link, tuple(rows[:400] for rows in pairs), config=FitConfig(steps=60, lr=3e-3, ema_decay=0.9), progress=False)
+    return link
+
+
+@pytest.fixture
+def held_out(pairs):
+    return PairedEmbeddings.from_tensors(pairs[0][500:], pairs[1][500:])
+
+
+def score(link, pairs, text):
+    """Paired cosine and mean reciprocal rank, a row at a time."""
+    ranks, cosines = [], []
+    for row, audio in enumerate(pairs.audio):
+        against = normalize(text, dim=-1) @ link(audio)
+        cosines.append(against[row].item())
+        ranks.append(1 + sum(other > against[row] + 1e-6 for other in against).item())
+    return sum(cosines) / len(cosines), sum(1 / rank for rank in ranks) / len(ranks)
+
+
+def test_the_best_of_all_choices(fitted, held_out):
+    link, cosines, residuals = fitted, (0.98, 0.7, 0.45), (0.0, 0.3)
+    scores = {}
+    for depth in cosines:
+        for residual in residuals:
+            link.config = replace(link.config, depth=depth, residual=residual)
+            scores[depth, residual] = score(link, held_out, held_out.text)
+    link.config = replace(link.config, depth=None, residual=None)
+    measured = calibrate(link, held_out, cosines=cosines, residuals=residuals)
+    best = max(scores, key=lambda choice: sum(scores[choice]))
+    assert (link.config.depth, link.config.residual) == (measured["depth"], measured["residual"]) == best
+    assert (measured["paired_cosine"], measured["mrr"]) == pytest.approx(scores[best], abs=1e-4)
+    assert link.metadata["calibration"] == measured and measured["clips"] == 100
+
+
+def test_distractors_make_the_rank_harder(fitted, held_out, pairs):
+    fitted.config = replace(fitted.config, depth=0.9, residual=0.0)
+    alone = calibrate(fitted, held_out)
+    among = calibrate(fitted, held_out, pairs[1][:400])
+    assert among["mrr"] < alone["mrr"] and among["paired_cosine"] == alone["paired_cosine"]
+    expected = score(fitted, held_out, torch.cat([held_out.text, pairs[1][:400]]))
+    assert (among["paired_cosine"], among["mrr"]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("depth", "residual"), [(0.5, 0.1), (250, 0.1), (0, 0.2), (None, 0.15), (0.5, None), (None, None)]
+)
+def test_only_what_is_open_is_chosen(fitted, held_out, depth, residual):
+    fitted.config = replace(fitted.config, depth=depth, residual=residual)
+    calibrate(fitted, held_out)
+    assert fitted.config.depth in (COSINES if depth is None else (depth,))
+    assert fitted.config.residual in (RESIDUALS if residual is None else (residual,))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_it_draws_nothing_and_keeps_the_mode(fitted, held_out, train):
+    fitted.config = replace(fitted.config, depth=None)
+    state = torch.get_rng_state()
+    calibrate(fitted.train(train), held_out)
+    assert torch.equal(torch.get_rng_state(), state) and fitted.training == train
+    fitted.eval()
+
+
+def test_of_several_captions_the_first_counts(fitted, pairs):
+    fitted.config = replace(fitted.config, depth=0.9, residual=0.0)
+    audio, text = (rows[500:] for rows in pairs)
+    both = torch.stack([text, text.roll(1, 0)], dim=1).flatten(0, 1)
+    clip = torch.arange(100).repeat_interleave(2)
+    several = PairedEmbeddings.from_tensors(audio, both, clip=clip)
+    assert calibrate(fitted, several) == calibrate(fitted, PairedEmbeddings.from_tensors(audio, text))

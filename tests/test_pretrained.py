@@ -1,0 +1,153 @@
+"""Saving and loading bridges of every kind, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlink_adapter.baselines import BRIDGES, load_bridge
+from dlink_adapter.baselines.mean_shift import MeanShift
+from dlink_adapter.bridge import DiffusionLink
+from dlink_adapter.pretrained import PretrainedBridge
+
+
+@pytest.fixture(params=BRIDGES)
+def bridge(request, make_link) -> PretrainedBridge:
+    cls = BRIDGES[request.param]
+    if cls is DiffusionLink:
+        bridge = make_link()
+    else:
+        bridge = cls(cls.config_class(dim=16))
+        draw = torch.Generator().manual_seed(0)
+        bridge.fit(torch.randn(40, 16, generator=draw) + 1, torch.randn(40, 16, generator=draw))
+    bridge.metadata["fingerprint"] = "clap-1"
+    return bridge.eval()
+
+
+def test_every_bit_comes_back(bridge, tmp_path):
+    bridge.save_pretrained(tmp_path / "new" / "folder")
+    x = torch.randn(5, 16)
+    for loaded in (type(bridge).from_pretrained(tmp_path / "new" / "folder"), load_bridge(tmp_path / "new" / "folder")):
+        assert type(loaded) is type(bridge) and not loaded.training
+        assert loaded.config == bridge.config and loaded.metadata == bridge.metadata
+        for modality in ("audio", "text"):
+            assert torch.equal(loaded(x, modality=modality), bridge(x, modality=modality))
+
+
+def test_saving_again_gives_the_same_files(bridge, tmp_path):
+    bridge.save_pretrained(tmp_path / "one")
+    load_bridge(tmp_path / "one").save_pretrained(tmp_path / "two")
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_bridge_on_its_encoder_alone(bridge):
+    bridge.check_encoder("clap-1")
+    with pytest.raises(ValueError, match=r"fitted on the encoder clap-1, these embeddings come from clap-2"):
+        bridge.check_encoder("clap-2")
+    bridge.metadata.pop("fingerprint")
+    bridge.check_encoder("clap-2")  # fitted on tensors: nobody knows
+
+
+def test_bridges_refuse_alike(bridge):
+    for bad, message in (
+        (torch.ones(3, 8), "expected floating-point embeddings"),
+        (torch.zeros(3, 16), r"embedding \(0,\) of \(3, 16\) is zero"),
+        (torch.full((3, 16), torch.nan), "NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bridge(bad)
+    with pytest.raises(ValueError, match="modality is 'image'"):
+        bridge(torch.ones(3, 16), modality="image")
+
+
+def test_bridges_take_the_same_inputs(bridge):
+    for shape in ((16,), (0, 16), (2, 3, 16)):
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            x = torch.randn(shape).to(dtype)
+            before = x.clone()
+            out = bridge(x)
+            assert out.shape == shape and out.dtype == dtype and torch.equal(x, before)
+            assert out.float().norm(dim=-1).allclose(torch.ones(shape[:-1]), atol=1e-2)
+
+
+def test_another_kind_of_bridge(link, tmp_path):
+    link.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a 'diffusion_link' bridge, not 'mean_shift': use load_bridge"):
+        MeanShift.from_pretrained(tmp_path)
+
+
+def test_an_unknown_kind_of_bridge(link, tmp_path):
+    link.save_pretrained(tmp_path)
+    change_config(tmp_path, bridge="teleport")
+    with pytest.raises(ValueError, match="unknown kind 'teleport'; known: raw, mean_shift"):
+        load_bridge(tmp_path)
+
+
+def test_unknown_config_key(link, tmp_path):
+    link.save_pretrained(tmp_path)
+    change_config(tmp_path, config={**link.config.to_dict(), "skip": 1})
+    with pytest.raises(ValueError, match="unknown BridgeConfig key skip"):
+        DiffusionLink.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_a_bridge(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json: it is not a saved bridge"):
+        load_bridge(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError, match="needs the keys bridge and config"):
+        load_bridge(tmp_path)
+
+
+def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in (str(tmp_path / "nothing"), "nobody/nothing-at-all"):
+        with pytest.raises(FileNotFoundError, match="neither a folder nor a repository"):
+            load_bridge(name)
+
+
+def test_damaged_weights(link, tmp_path):
+    link.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-10]):
+        weights.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged, or do not fit its config"):
+            DiffusionLink.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        DiffusionLink.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_shape(link, tmp_path):
+    link.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    tensors = load_file(weights)
+    missing = {name: value for name, value in tensors.items() if name != "denoiser.out.bias"}
+    for wrong in (missing, {**tensors, "denoiser.out.bias": torch.ones(3)}, {**tensors, "more": torch.ones(3)}):
+        save_file(wrong, weights)
+        with pytest.raises(ValueError, match="do not fit its config"):
+            DiffusionLink.from_pretrained(tmp_path)
+
+
+def test_the_model_card_carries_the_settings_and_what_was_measured(link, tmp_path):
+    link.metadata |= {"fingerprint": "clap-1", "calibration": {"depth": 0.9, "paired_cosine": 0.8725}}
+    link.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    front = card.split("---")[1]
+    assert "library_name: dlink-adapter" in front
+    for name, value in link.config.to_dict().items():
+        assert f"| {name} | {json.dumps(value)} |" in card
+    assert "## calibration" in card and "| paired_cosine | 0.8725 |" in card and '| fingerprint | "clap-1" |' in card
+    example = card.split("```python")[1].split("```")[0].replace('"this folder or repository"', "folder")
+    names = {"folder": tmp_path, "embeddings": torch.ones(2, 16)}
+    exec(example, names)
+    assert names["text_like"].shape == (2, 16)
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

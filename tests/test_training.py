@@ -1,0 +1,226 @@
+"""fit(): it learns, it averages, it can be killed, and it leaves the caller's world as it was."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import normalize
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from dlink_adapter.baselines.mean_shift import MeanShift
+from dlink_adapter.bridge import DiffusionLink
+from dlink_adapter.config import BridgeConfig
+from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.training import CHECKPOINT, LOG, FitConfig, fit
+
+BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4)
+SHORT = FitConfig(steps=130, batch_size=32, save_every=30)
+
+KILLED = """
+import os, signal, sys
+import torch
+from safetensors.torch import load_file
+from dlink_adapter.bridge import DiffusionLink
+from dlink_adapter.config import BridgeConfig
+from dlink_adapter.training import FitConfig, fit
+
+torch.set_num_threads(1)
+folder, bridge, config = sys.argv[1:]
+pairs, calls = load_file(folder + "/pairs.safetensors"), []
+
+def die(*_):
+    calls.append(1)
+    if len(calls) == 77:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+link = DiffusionLink(BridgeConfig(**eval(bridge)))
+link.denoiser.register_forward_hook(die)
+fit(link, (pairs["audio"], pairs["text"]), config=FitConfig(**eval(config)), out=folder + "/out", progress=False)
+"""
+
+
+def run(pairs, config=SHORT, bridge=BRIDGE, **options):
+    link = DiffusionLink(bridge)
+    return link, fit(link, pairs, config=config, progress=False, **options)
+
+
+def equal_bits(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_it_beats_a_mean_shift_where_the_gap_is_more_than_a_shift(pairs):
+    audio, text = pairs
+    train, text_of_test = (audio[:500], text[:500]), normalize(text[500:], dim=-1)
+    link, measured = run(train, FitConfig(steps=300, batch_size=64, lr=3e-3, ema_decay=0.97))
+    shift = MeanShift(MeanShift.config_class(32))
+    shift.fit(*train)
+
+    def scores(bridge):
+        cosines = bridge(audio[500:]) @ text_of_test.T
+        return cosines.diagonal().mean().item(), (cosines.argmax(-1) == torch.arange(100)).float().mean().item()
+
+    (cosine, recall), (shifted, _) = scores(link), scores(shift)
+    assert cosine > 0.92 > 0.85 > shifted and recall > 0.9
+    assert measured["calibration"]["paired_cosine"] == pytest.approx(cosine, abs=0.03)
+    assert link.config.depth == measured["calibration"]["depth"] and not link.training
+
+
+def test_the_losses_fall(pairs, tmp_path):
+    run(pairs, FitConfig(steps=200, batch_size=64, lr=3e-3), out=tmp_path)
+    first, *_, last = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert all(last[name] < first[name] for name in ("loss", "denoise_audio", "topology", "contrastive"))
+
+
+def test_the_bridge_keeps_the_average_of_the_weights(pairs):
+    seen = []
+    hook = register_optimizer_step_post_hook(
+        lambda optimizer, *_: seen.append([value.detach().clone() for value in optimizer.param_groups[0]["params"]])
+    )
+    link, _ = run(pairs, FitConfig(steps=12, ema_decay=0.8))
+    hook.remove()
+    average = seen[0]
+    for weights in seen[1:]:
+        average = [0.8 * mean + 0.2 * weight for mean, weight in zip(average, weights, strict=True)]
+    assert len(seen) == 12
+    torch.testing.assert_close([value.detach() for value in link.denoiser.parameters()], average)
+    assert not torch.allclose(link.denoiser.out.weight, seen[-1][-2], atol=1e-5)
+
+
+def test_a_killed_run_ends_with_the_same_bits(pairs, tmp_path):
+    save_file({"audio": pairs[0], "text": pairs[1]}, tmp_path / "pairs.safetensors")
+    settings = [repr(vars(BRIDGE)), repr(vars(SHORT))]
+    child = [sys.executable, "-c", KILLED, str(tmp_path), *settings]
+    died = subprocess.run(child, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert (tmp_path / "out" / CHECKPOINT).is_file() and not (tmp_path / "out" / "config.json").exists()
+
+    steps = []
+    counter = register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    resumed, _ = run(pairs, out=tmp_path / "out")
+    counter.remove()
+    assert len(steps) == 130 - 60  # it went on from the second checkpoint
+    whole, _ = run(pairs, out=tmp_path / "whole")
+    assert equal_bits(resumed, whole) and resumed.config == whole.config
+    for name in ("model.safetensors", "config.json", LOG):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "out" / CHECKPOINT).exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(pairs, tmp_path):
+    stopped = DiffusionLink(BRIDGE)
+    stopped.denoiser.register_forward_hook(interrupt_at(40))
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, pairs, config=SHORT, out=tmp_path, progress=False)
+    assert (tmp_path / CHECKPOINT).is_file()
+    for changed in (
+        {"config": replace(SHORT, lr=2e-3)},
+        {"bridge": replace(BRIDGE, blocks=2)},
+        {"pairs": (pairs[0][:300], pairs[1][:300])},
+    ):
+        with pytest.raises(ValueError, match="of a run with other settings or pairs: remove it, or choose"):
+            run(**{"pairs": pairs, "out": tmp_path, **changed})
+
+
+def interrupt_at(call):
+    calls = []
+
+    def hook(*_):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+
+    return hook
+
+
+def test_what_is_written(pairs, tmp_path):
+    link, measured = run(pairs, out=tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "config.json",
+        LOG,
+        "model.safetensors",
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "out" / LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [50, 100, 130]
+    assert set(lines[0]) == {"step", "lr", "loss", "denoise_audio", "denoise_text", "topology", "contrastive"}
+    loaded = DiffusionLink.from_pretrained(tmp_path / "out")
+    assert equal_bits(link, loaded) and loaded.config == link.config
+    assert loaded.metadata["training"]["clips"] == 540 and loaded.metadata["calibration"] == measured["calibration"]
+    assert measured["losses"].keys() == lines[-1].keys() - {"step", "lr"} and measured["seconds"] > 0
+
+
+def test_the_seed_decides(pairs):
+    few = FitConfig(steps=10)
+    one, _ = run(pairs, few)
+    torch.manual_seed(5)
+    assert equal_bits(one, run(pairs, few)[0])
+    assert not equal_bits(one, run(pairs, replace(few, seed=1))[0])
+
+
+def test_the_callers_random_state_is_left_alone(pairs):
+    link = DiffusionLink(BRIDGE)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    fit(link, pairs, config=FitConfig(steps=3), progress=False)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+def test_several_captions_a_clip(pairs):
+    audio, text = pairs
+    captions = torch.cat([text[:100], text[:100] + 0.1 * torch.randn(100, 32)])
+    clip = torch.arange(100).repeat(2).sort(stable=True)
+    many = PairedEmbeddings.from_tensors(audio[:100], captions[clip.indices], clip=clip.values)
+    many.metadata["fingerprint"] = "clap-1"
+    link, measured = run(many, FitConfig(steps=10, holdout=0.2))
+    assert link.metadata["training"]["pairs"] == 160 and link.metadata["training"]["clips"] == 80
+    assert measured["calibration"]["clips"] == 20 and link.metadata["fingerprint"] == "clap-1"
+
+
+def test_pairs_and_tensors_are_the_same(pairs):
+    few = FitConfig(steps=5)
+    assert equal_bits(run(pairs, few)[0], run(PairedEmbeddings.from_tensors(*pairs), few)[0])
+
+
+def test_with_validation_pairs_nothing_is_held_out(pairs):
+    audio, text = pairs
+    val = audio[500:], text[500:]
+    link, measured = run((audio[:500], text[:500]), FitConfig(steps=5), val=val)
+    assert link.metadata["training"]["clips"] == 500 and measured["calibration"]["clips"] == 100
+
+
+def test_a_batch_larger_than_the_pairs_and_half_precision_pairs(pairs):
+    few = tuple(rows[:20].half() for rows in pairs)
+    link, measured = run(few, FitConfig(steps=5, batch_size=1000))
+    assert link(few[0]).dtype == torch.float16 and all(np.isfinite(value) for value in measured["losses"].values())
+
+
+def test_a_given_depth_is_kept(pairs):
+    link, _ = run(pairs, FitConfig(steps=5), replace(BRIDGE, depth=300, residual=0.05))
+    assert (link.config.depth, link.config.residual) == (300, 0.05)
+
+
+def test_pairs_of_another_width(pairs):
+    with pytest.raises(ValueError, match="the bridge has dim 16, the pairs have dim 32"):
+        fit(DiffusionLink(BridgeConfig(dim=16)), pairs, progress=False)
+
+
+def test_too_few_pairs(pairs):
+    with pytest.raises(ValueError, match="2 clips are too few"):
+        run((pairs[0][:2], pairs[1][:2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", 0), ("batch_size", 0), ("save_every", 0), ("holdout", 0.0), ("holdout", 1.0), ("ema_decay", 1.0)],
+)
+def test_settings_out_of_range(name, value):
+    with pytest.raises(ValueError, match=r"must be (at least 1|in \(0, 1\))"):
+        FitConfig(**{name: value})
