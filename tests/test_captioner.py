@@ -60,8 +60,9 @@ def test_the_loss_by_hand(make, x, captions, before, after):
     for embedding, text, as_text in zip(x, texts, is_text, strict=False):
         bridged = captioner.bridge(embedding, modality="text" if as_text else "audio")
         prefix = captioner.projector(bridged.unsqueeze(0))[0]
-        start, caption = [tokenizer.bos_token_id, *ids(before)], [*ids((" " if after else "") + text), tokenizer.eos_token_id]
-        start, middle, caption = (torch.tensor(part, dtype=torch.long) for part in (start, ids(after), caption))
+        start = torch.tensor([tokenizer.bos_token_id, *ids(before)])
+        middle = torch.tensor(ids(after), dtype=torch.long)
+        caption = torch.tensor([*ids((" " if after else "") + text), tokenizer.eos_token_id])
         row = torch.cat([embed(start), prefix, embed(middle), embed(caption)])
         logits = llm(inputs_embeds=row.unsqueeze(0)).logits[0]
         total = total + cross_entropy(logits[-len(caption) - 1 : -1], caption, reduction="sum")
