@@ -35,7 +35,10 @@ _HOME = {
     "load_bridge": "baselines",
     "mark_only_bridge_trainable": "attachment",
 }
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+__all__ = [
+    "BRIDGES", "BridgeConfig", "DiffusionLink", "FitConfig", "PairedEmbeddings", "__version__", "attach",
+    "bridge_state_dict", "detach", "disabled", "fit", "load_bridge", "mark_only_bridge_trainable",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """DiffusionLink: the diffusion bridge as a drop-in module between a frozen encoder and an LLM's projector.
 
-Audio and text embeddings are both noised; the reverse process always reconstructs the text embedding (arXiv 2510.11330).
+Audio and text embeddings are both noised; the reverse process always reconstructs the text (arXiv 2510.11330).
 """
 
 import torch
@@ -93,7 +93,9 @@ class DiffusionLink(PretrainedBridge):
         Raises ValueError as `forward` does.
         """
         if audio.shape != text.shape or audio.ndim != 2 or audio.shape[-1] != self.dim:
-            raise ValueError(f"expected pairs (n, {self.dim}), got audio {tuple(audio.shape)}, text {tuple(text.shape)}")
+            raise ValueError(
+                f"expected pairs (n, {self.dim}), got audio {tuple(audio.shape)}, text {tuple(text.shape)}"
+            )
         if not torch.compiler.is_compiling():
             self.check_values(audio)
             self.check_values(text)

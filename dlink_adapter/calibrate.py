@@ -26,9 +26,9 @@ def calibrate(
 ) -> dict[str, float]:
     """Set the depth and the residual that `link.config` leaves open to the best of these; returns what was measured.
 
-    The criterion is paired cosine + mean reciprocal rank of each clip's own caption: a collapse to the mean wins the one
-    and loses the other. The rank is among the clips' captions and `distractors` (n, dim), other texts such as those of the
-    training pairs: without them few clips tell little. At most `MAX_CLIPS` clips and distractors each are looked at.
+    The criterion is paired cosine + mean reciprocal rank of each clip's own caption: a collapse to the mean wins the
+    one and loses the other. The rank is among the clips' captions and `distractors` (n, dim), other texts such as those
+    of the training pairs: without them few clips tell little. At most `MAX_CLIPS` of each are looked at.
     """
     pairs = pairs.select(range(min(pairs.clips, MAX_CLIPS)))
     first = torch.searchsorted(pairs.clip, torch.arange(pairs.clips))

@@ -1,4 +1,4 @@
-"""Trains a captioner with `transformers.Trainer`, on captions alone (zero-shot) or on audio with captions (supervised)."""
+"""Trains a captioner on captions alone (zero-shot) or on audio with captions (supervised)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,7 @@
 """A captioner: bridge, prefix projector and causal language model.
 
-[BOS] before [k prefix tokens] after caption [EOS]: the projector turns one bridged embedding into k vectors of the LLM's
-width (ClipCap, Mokady et al., 2021). Trained on text alone it sees bridged captions, and hears audio only when it is used.
+[BOS] before [k prefix tokens] after caption [EOS]: the projector turns one bridged embedding into k vectors of the
+LLM's width (ClipCap, Mokady et al., 2021). Trained on text alone, it sees bridged captions; audio only comes in use.
 """
 
 import json
@@ -20,7 +20,12 @@ from dlink_adapter.atomic import write_atomically
 from dlink_adapter.config import from_known
 from dlink_adapter.pretrained import PretrainedBridge
 
-CONFIG_FILE, PROJECTOR_FILE, BRIDGE_FOLDER, ADAPTER_FOLDER = "captioner.json", "projector.safetensors", "bridge", "adapter"
+CONFIG_FILE, PROJECTOR_FILE, BRIDGE_FOLDER, ADAPTER_FOLDER = (
+    "captioner.json",
+    "projector.safetensors",
+    "bridge",
+    "adapter",
+)
 PATHS = ("base_model", "encoder_path")  # hub ids, or folders that are saved relative to the captioner's
 IGNORED = -100  # the label that transformers' loss leaves out
 
@@ -107,7 +112,7 @@ class Captioner(nn.Module):
             self.add_raw_path()
 
     def add_raw_path(self) -> None:
-        """Give the prefix a path for the unbridged embedding, which starts at zero: nothing changes until it is trained."""
+        """Give the prefix a path for the unbridged embedding; it starts at zero, so that nothing changes yet."""
         self.settings = from_known(CaptionerConfig, {**asdict(self.settings), "raw_path": True})
         width = self.llm.get_input_embeddings().embedding_dim
         self.raw_projector = PrefixProjector(self.bridge.dim, self.settings.hidden, self.settings.prefix_tokens, width)
@@ -123,7 +128,9 @@ class Captioner(nn.Module):
         prefix: Tensor = self.projector(bridged)
         return prefix if self.raw_projector is None else prefix + self.raw_projector(embedding)
 
-    def forward(self, embedding: Tensor, is_text: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, embedding: Tensor, is_text: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> dict[str, Tensor]:
         """The language-model loss of captions (n, length), right-padded, given embeddings (n, dim)."""
         start = self._start(self.prefix(embedding, is_text))
         embeds = torch.cat([start, self._embed(input_ids)], dim=1)
@@ -142,7 +149,7 @@ class Captioner(nn.Module):
         generator: Generator | None = None,
         **options: Any,
     ) -> list[str]:
-        """Captions of embeddings (n, dim). `options` go to the language model's `generate`: num_beams, do_sample, ..."""
+        """Captions of embeddings (n, dim). `options` go to the LLM's `generate`: num_beams, do_sample, ..."""
         self.eval()
         device = self.projector[0].weight.device
         settings = {"max_new_tokens": self.settings.max_caption_tokens, "do_sample": False, **options}
@@ -171,7 +178,7 @@ class Captioner(nn.Module):
         room = self.settings.max_caption_tokens - 1
         lead = " " if self.settings.after else ""
         ids = self.tokenizer([lead + caption for caption in captions], add_special_tokens=False)["input_ids"]
-        return [of_caption[:room] + [self.tokenizer.eos_token_id] for of_caption in ids]
+        return [[*of_caption[:room], self.tokenizer.eos_token_id] for of_caption in ids]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save bridge, projector, LoRA (or the tuned model) and a small JSON that names the base model."""

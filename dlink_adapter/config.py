@@ -49,7 +49,9 @@ class BridgeConfig:
         from dlink_adapter.schedules import SCHEDULES
 
         for name in ("dim", "blocks", "timesteps", "steps", "samples"):
-            _require(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "an int of at least 1")
+            _require(
+                isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "an int of at least 1"
+            )
         _require(self.time_dim >= 2 and self.time_dim % 2 == 0, self, "time_dim", "even and at least 2")
         _require(self.mlp_ratio > 0, self, "mlp_ratio", "positive")
         _require(0 <= self.dropout < 1, self, "dropout", "in [0, 1)")

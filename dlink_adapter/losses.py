@@ -5,8 +5,8 @@
            + w_topology ||S(D(audio_t)) - S(text)||^2 topology
            + w_contrastive InfoNCE(D(audio_t), text)  contrastive
 
-x_t is x noised to a random depth t, D the denoiser, S(z) the matrix of cosines between the rows of z. The first three are
-Diffusion-Link's ideas; the contrastive one is ours.
+x_t is x noised to a random depth t, D the denoiser, S(z) the matrix of cosines between the rows of z. The first three
+are Diffusion-Link's ideas; the contrastive one is ours.
 """
 
 import torch
@@ -17,7 +17,7 @@ CONTRASTIVE_SCALE = 20.0  # inverse temperature
 
 
 def denoising_loss(predicted: Tensor, text: Tensor) -> Tensor:
-    """Mean squared error of the reconstruction (n, dim): the x0 form of Ho et al., 2020, with one weight for every t."""
+    """Mean squared error of the reconstruction (n, dim): the x0 form of Ho et al., 2020, one weight for every t."""
     return (predicted - text).square().mean()
 
 

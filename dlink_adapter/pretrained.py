@@ -24,7 +24,7 @@ MODALITIES = ("audio", "text")
 class PretrainedBridge(nn.Module):
     """A map (..., dim) -> (..., dim) from an encoder's embeddings to text-like ones, fitted on pairs.
 
-    A subclass has a `name`, a frozen dataclass `config_class` with at least `dim`, and `bridge`, which is given float32.
+    A subclass has a `name`, a frozen dataclass `config_class` with at least `dim`, and `bridge`, which gets float32.
     `metadata` is free JSON that is saved with it: the encoder's fingerprint, what calibration measured.
     """
 
@@ -79,12 +79,16 @@ class PretrainedBridge(nn.Module):
         if x.device.type == "meta":
             return
         if not self.is_fitted:
-            raise ValueError(f"this {type(self).__name__} is not fitted: call fit on pairs, or load one with from_pretrained")
+            raise ValueError(
+                f"this {type(self).__name__} is not fitted: call fit on pairs, or load one with from_pretrained"
+            )
         norm = x.detach().float().norm(dim=-1)
         bad = (~norm.isfinite() | (norm == 0)).nonzero()
         if len(bad):
             where = tuple(bad[0].tolist())
-            raise ValueError(f"embedding {where} of {tuple(x.shape)} is zero, or has NaN or Inf: {x[where].flatten()[:4]}")
+            raise ValueError(
+                f"embedding {where} of {tuple(x.shape)} is zero, or has NaN or Inf: {x[where].flatten()[:4]}"
+            )
 
     def check_encoder(self, fingerprint: str) -> None:
         """Raise ValueError if the bridge was fitted on embeddings of another encoder than this fingerprint's."""
@@ -106,15 +110,19 @@ class PretrainedBridge(nn.Module):
         write_atomically(folder / CARD_FILE, model_card(self.name, vars(self.config), self.metadata))
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, revision: str | None = None, token: str | None = None) -> Self:
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, revision: str | None = None, token: str | None = None
+    ) -> Self:
         """Load a bridge from a folder or from the hub.
 
-        Raises FileNotFoundError where there is none, ValueError on another kind of bridge, unknown keys or other weights.
+        Raises FileNotFoundError where there is none, ValueError on another kind of bridge, unknown keys, other weights.
         """
         folder = resolve_folder(name_or_path, revision=revision, token=token)
         values = read_config(folder)
         if values.get("bridge") != cls.name:
-            raise ValueError(f"{name_or_path} holds a {values.get('bridge')!r} bridge, not {cls.name!r}: use load_bridge")
+            raise ValueError(
+                f"{name_or_path} holds a {values.get('bridge')!r} bridge, not {cls.name!r}: use load_bridge"
+            )
         bridge = cls(from_known(cls.config_class, values["config"]))
         bridge.metadata = values.get("metadata", {})
         try:
@@ -145,7 +153,9 @@ def resolve_folder(name_or_path: str | Path, *, revision: str | None = None, tok
     try:
         return Path(snapshot_download(str(name_or_path), revision=revision, token=token, allow_patterns=wanted))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(f"{name_or_path} is neither a folder nor a repository that can be read: {error}") from error
+        raise FileNotFoundError(
+            f"{name_or_path} is neither a folder nor a repository that can be read: {error}"
+        ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

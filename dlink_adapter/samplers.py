@@ -16,7 +16,7 @@ Sampler = Callable[[Denoise, Tensor, Sequence[float], Generator | None], Tensor]
 
 
 def ddim(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Generator | None = None) -> Tensor:
-    """Deterministic: keeps the noise it infers, and takes less of it at each rung (Song et al., 2021, eq. 12, eta 0)."""
+    """Deterministic: keeps the noise it infers, with less of it at each rung (Song et al., 2021, eq. 12, eta 0)."""
     for level, next_level in pairwise(ladder):
         x0 = denoise(x, level)
         noise = (x - math.sqrt(level) * x0) / math.sqrt(1 - level)
@@ -31,7 +31,11 @@ def ddpm(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Genera
         kept = level / next_level  # alpha of this step
         mean = (math.sqrt(next_level) * (1 - kept) * x0 + math.sqrt(kept) * (1 - next_level) * x) / (1 - level)
         spread = math.sqrt((1 - next_level) / (1 - level) * (1 - kept))
-        x = mean + spread * torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator) if spread else mean
+        x = (
+            mean + spread * torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+            if spread
+            else mean
+        )
     return x
 
 

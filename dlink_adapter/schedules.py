@@ -8,7 +8,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 MAX_BETA = 0.999  # of one step, so that alpha_bar(T) stays above zero
 
@@ -37,7 +37,7 @@ def sigmoid(timesteps: int) -> list[float]:
 
     first, last = level(0), level(timesteps)
     levels = [(level(t) - last) / (first - last) for t in range(timesteps + 1)]
-    return _cumulative(min(1 - after / before, MAX_BETA) for before, after in zip(levels, levels[1:], strict=False))
+    return _cumulative(min(1 - after / before, MAX_BETA) for before, after in pairwise(levels))
 
 
 SCHEDULES: dict[str, Callable[[int], list[float]]] = {"cosine": cosine, "linear": linear, "sigmoid": sigmoid}

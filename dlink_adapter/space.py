@@ -1,7 +1,7 @@
 """The space the bridge works in: each modality centred on its own mean, every embedding of unit variance a dimension.
 
-Centring by modality takes out the constant part of the modality gap in closed form (Zhang et al., ICLR 2024), so that the
-network only has to learn what a shift cannot do. On the way out the text mean comes back.
+Centring by modality takes out the constant part of the modality gap in closed form (Zhang et al., ICLR 2024), so that
+the network only has to learn what a shift cannot do. On the way out the text mean comes back.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 
 class EmbeddingSpace(nn.Module):
-    """Maps encoder embeddings (..., dim) into the bridge's coordinates and text coordinates back to the encoder's space.
+    """Maps embeddings (..., dim) into the bridge's coordinates, and text coordinates back to the encoder's space.
 
     It is fitted on training pairs and saved with the bridge. Until then its means are NaN and `is_fitted` is False.
     """
@@ -34,13 +34,15 @@ class EmbeddingSpace(nn.Module):
     def fit(self, audio: Tensor, text: Tensor) -> None:
         """Take the means from embeddings (n, dim) and (m, dim), which need not be paired; sums run in float64."""
         audio_mean, text_mean = unit_mean(audio), unit_mean(text)
-        residual = torch.cat([(normalize(rows.double(), dim=-1) - text_mean).norm(dim=-1) for rows in text.split(16384)])
+        residual = torch.cat(
+            [(normalize(rows.double(), dim=-1) - text_mean).norm(dim=-1) for rows in text.split(16384)]
+        )
         self.audio_mean.copy_(audio_mean)
         self.text_mean.copy_(text_mean)
         self.text_radius.copy_(residual.mean())
 
     def encode(self, x: Tensor, modality: str = "audio") -> Tensor:
-        """Embeddings of one modality ("audio" is whatever the encoder's other tower sees) -> coordinates of norm sqrt(dim)."""
+        """Embeddings of one modality, "audio" or "text", to coordinates of norm sqrt(dim)."""
         mean = self.text_mean if modality == "text" else self.audio_mean
         return normalize(normalize(x, dim=-1) - mean.to(x), dim=-1) * self.dim**0.5
 

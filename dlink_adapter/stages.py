@@ -30,7 +30,7 @@ class Stages:
         write_atomically(path, json.dumps(settings, indent=2))
 
     def __call__(self, name: str, title: str, work: Callable[[], Any], makes: Path | None = None) -> Any:
-        """The JSON result of `work()`, now or from before. `makes`, what the stage writes, is cleared before it starts."""
+        """The JSON result of `work()`, now or from before; `makes`, what it writes, is cleared before it starts."""
         self.count += 1
         record = self.folder / f"{name}.json"
         done = record.is_file()

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with our habits: no reports, no prints, a bar on a terminal, the caller's random state kept."""
+"""`transformers.Trainer` with our habits: no reports, a bar on a terminal, the caller's random state kept."""
 
 import random
 import sys

@@ -4,7 +4,6 @@ Every random draw comes from (seed, step), so that a resumed run needs no random
 """
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,7 +125,9 @@ class _Objective(nn.Module):
 class _Run:
     """One training run: the model, its average, the optimiser and the step they are at."""
 
-    def __init__(self, link: DiffusionLink, pairs: PairedEmbeddings, config: FitConfig, accelerator: Any, out: Path | None):
+    def __init__(
+        self, link: DiffusionLink, pairs: PairedEmbeddings, config: FitConfig, accelerator: Any, out: Path | None
+    ):
         self.link, self.pairs, self.config, self.accelerator, self.out = link, pairs, config, accelerator, out
         self.step = 0
         self.batch_size = min(config.batch_size, len(pairs))
@@ -195,11 +196,15 @@ class _Run:
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         tensors |= {f"optimizer.{i}.{name}": value for i, state in optimizer.items() for name, value in state.items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        write_atomically(self.out / CHECKPOINT, save(tensors, metadata={"step": str(self.step), "run": self._identity()}))
+        write_atomically(
+            self.out / CHECKPOINT, save(tensors, metadata={"step": str(self.step), "run": self._identity()})
+        )
 
     def _identity(self) -> str:
         """What must be equal for a checkpoint to be this run's."""
-        return json.dumps([self.link.config.to_dict(), asdict(self.config), len(self.pairs), self.accelerator.num_processes])
+        return json.dumps(
+            [self.link.config.to_dict(), asdict(self.config), len(self.pairs), self.accelerator.num_processes]
+        )
 
     def _resume(self) -> None:
         if self.out is None:
@@ -210,7 +215,9 @@ class _Run:
             return
         with safe_open(path, framework="pt") as file:
             if file.metadata()["run"] != self._identity():
-                raise ValueError(f"{path} is of a run with other settings or pairs: remove it, or choose another folder")
+                raise ValueError(
+                    f"{path} is of a run with other settings or pairs: remove it, or choose another folder"
+                )
             self.step = int(file.metadata()["step"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         self.link.denoiser.load_state_dict(_under("model.", tensors))

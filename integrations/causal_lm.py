@@ -61,7 +61,7 @@ def lora_config(config: CaptionerConfig) -> LoraConfig:
 
 
 def quantization(kind: str) -> BitsAndBytesConfig:
-    """The bitsandbytes settings of a kind: QLoRA's NF4 with double quantisation (Dettmers et al., 2023), FP4 or int8."""
+    """The settings of a kind: QLoRA's NF4 with double quantisation (Dettmers et al., 2023), FP4 or int8."""
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:

@@ -19,9 +19,7 @@ from dlink_adapter.encoders import load_encoder
 from dlink_adapter.integrations.causal_lm import load_captioner
 
 
-def main(
-    clips: list[str], *, model: Path, out: Path | None = None, batch_size: int = 32, num_beams: int = 1
-) -> int:
+def main(clips: list[str], *, model: Path, out: Path | None = None, batch_size: int = 32, num_beams: int = 1) -> int:
     """Caption audio files.
 
     Args:

@@ -71,10 +71,15 @@ def main(
         fast: a toy size that checks the plumbing; its scores mean nothing.
     """
     size = FAST if fast else FULL
-    world, stages = World(seed, size.scenes), Stages(out, 5 + len(METHODS), {"seed": seed, "quantize": quantize, "fast": fast})
+    world, stages = (
+        World(seed, size.scenes),
+        Stages(out, 5 + len(METHODS), {"seed": seed, "quantize": quantize, "fast": fast}),
+    )
     stages("clap", "train a small CLAP on rendered scenes", lambda: _clap(world, size, out), out / "clap")
     stages("embeddings", "embed scenes and captions", lambda: _embed(world, out), out / "embeddings")
-    gap = stages("bridges", "fit the bridge and the simpler methods", lambda: _bridges(size, seed, out), out / "bridges")
+    gap = stages(
+        "bridges", "fit the bridge and the simpler methods", lambda: _bridges(size, seed, out), out / "bridges"
+    )
     stages("llama", "pre-train a small LLaMA on captions", lambda: _llama(world, size, out), out / "llama")
     captions: dict[str, dict[str, list[str]]] = {setup: {} for setup in SETUPS}
     for method in METHODS:
@@ -84,7 +89,9 @@ def main(
         )
         for setup in SETUPS:
             captions[setup][method] = said[setup]
-    scores = stages("scores", "score the captions and draw the figures", lambda: _report(world, captions, out), out / "examples")
+    scores = stages(
+        "scores", "score the captions and draw the figures", lambda: _report(world, captions, out), out / "examples"
+    )
     results = {
         "captions": scores["scores"],
         "gap": gap,
@@ -122,15 +129,24 @@ def _bridges(size: Size, seed: int, out: Path) -> dict[str, dict[str, float]]:
     for label, name in METHODS.items():
         if name == DiffusionLink.name:
             bridge = DiffusionLink(BridgeConfig(pairs.dim))
-            fit(bridge, pairs, val=val, config=FitConfig(steps=size.bridge_steps, seed=seed), out=out / "bridges" / label)
+            fit(
+                bridge,
+                pairs,
+                val=val,
+                config=FitConfig(steps=size.bridge_steps, seed=seed),
+                out=out / "bridges" / label,
+            )
         else:
             bridge = BRIDGES[name](BRIDGES[name].config_class(pairs.dim))
             bridge.fit(*pairs.tensors())
             bridge.metadata["fingerprint"] = pairs.metadata["fingerprint"]
         with torch.no_grad():
-            gap[label] = measure(bridge(test.audio), test.text, test.clip, bridged_text=bridge(test.text, modality="text"))
+            gap[label] = measure(
+                bridge(test.audio), test.text, test.clip, bridged_text=bridge(test.text, modality="text")
+            )
         bridge.metadata["gap_before_and_after"] = {
-            name: [gap["raw"][name], gap[label][name]] for name in ("rmg", "paired_cosine", "centroid_distance", "r_at_1")
+            name: [gap["raw"][name], gap[label][name]]
+            for name in ("rmg", "paired_cosine", "centroid_distance", "r_at_1")
         }
         bridge.save_pretrained(out / "bridges" / label)
     return gap
@@ -153,7 +169,9 @@ def _captions(label: str, world: World, size: Size, quantize: str | None, out: P
     made, said = out / "captioners" / label, {}
     unheard = [captions[0] for captions in world.captions("text")]
     training = TrainerConfig(steps=size.text_steps, lr=3e-3, seed=world.seed)
-    train_captioner(captioner, unheard, text=load_file(out / "embeddings" / "text.safetensors")["text"], config=training)
+    train_captioner(
+        captioner, unheard, text=load_file(out / "embeddings" / "text.safetensors")["text"], config=training
+    )
     captioner.save_pretrained(made / "zero_shot")
     said["zero_shot"] = captioner.generate(test.audio)
     heard = [captions[0] for captions in pairs.captions]
@@ -191,7 +209,10 @@ def _write_examples(world: World, captions: dict[str, Any], test: PairedEmbeddin
 def _table(results: dict[str, Any]) -> str:
     rows = [f"{'':<12}{'RMG':>8}{'cosine':>8}{'R@1':>8}{'zero-shot CIDEr-D':>20}{'supervised CIDEr-D':>20}"]
     for label in METHODS:
-        gap, (zero, supervised) = results["gap"][label], (results["captions"][setup][label]["cider_d"] for setup in SETUPS)
+        gap, (zero, supervised) = (
+            results["gap"][label],
+            (results["captions"][setup][label]["cider_d"] for setup in SETUPS),
+        )
         rows.append(
             f"{label:<12}{gap['rmg']:>8.3f}{gap['paired_cosine']:>8.3f}{gap['r_at_1']:>8.3f}{zero:>20.3f}{supervised:>20.3f}"
         )

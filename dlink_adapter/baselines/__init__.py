@@ -1,4 +1,4 @@
-"""Every bridge by name: Diffusion-Link and the methods it has to be better than. A new one is a file and a line here."""
+"""Every bridge by name: Diffusion-Link and the methods it has to beat. A new one is a file and a line here."""
 
 from pathlib import Path
 

@@ -35,5 +35,7 @@ class ClosedFormBridge(PretrainedBridge):
     def fit(self, audio: Tensor, text: Tensor) -> None:
         """Fit on pairs, both (n, dim). Raises ValueError on shapes that do not match."""
         if audio.shape != text.shape or audio.ndim != 2 or audio.shape[-1] != self.dim:
-            raise ValueError(f"expected pairs (n, {self.dim}), got audio {tuple(audio.shape)}, text {tuple(text.shape)}")
+            raise ValueError(
+                f"expected pairs (n, {self.dim}), got audio {tuple(audio.shape)}, text {tuple(text.shape)}"
+            )
         self.space.fit(audio, text)

@@ -1,4 +1,4 @@
-"""Mean shift: the constant part of the modality gap taken out (C3, Zhang et al., ICLR 2024, in the form of a bridge)."""
+"""Mean shift: the constant part of the modality gap taken out (C3, Zhang et al., ICLR 2024, as a bridge)."""
 
 from torch import Generator, Tensor
 from torch.nn.functional import normalize

@@ -20,7 +20,7 @@ def train_small_llama(
     captions: Sequence[str],
     out: str | Path,
     *,
-    config: TrainerConfig = TrainerConfig(steps=600, batch_size=64, lr=3e-3),
+    config: TrainerConfig,
     hidden_size: int = 128,
     layers: int = 4,
     progress: bool = True,

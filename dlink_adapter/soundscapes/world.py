@@ -1,9 +1,9 @@
 """The data sets of the demo: who learns from what, as with real encoders and language models.
 
-    encoder   clips and captions that the CLAP is trained on
-    pairs     other clips, with a caption each, that the bridges and the supervised captioners are trained on
-    text      captions of scenes that nobody hears, for the language model and the text-only captioners
-    val, test clips with five captions each, of combinations of events that occur in none of the others
+encoder   clips and captions that the CLAP is trained on
+pairs     other clips, with a caption each, that the bridges and the supervised captioners are trained on
+text      captions of scenes that nobody hears, for the language model and the text-only captioners
+val, test clips with five captions each, of combinations of events that occur in none of the others
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,10 @@ from dlink_adapter.soundscapes.synthesis import Signal
 
 # The kinds that a CLAP of a million parameters can tell apart after two minutes; the ten of ESC-10 are among them.
 EVENTS = (
-    "dog_bark", "cat_meow", "rooster", "bird_chirps", "cow_moo", "crickets", "owl_hoot", "baby_cry", "sneeze", "laughter",
-    "footsteps", "whistling", "rain", "thunder", "sea_waves", "fire_crackling", "water_drip", "siren", "car_horn",
-    "engine_idling", "helicopter", "chainsaw", "train", "door_knock", "clock_tick", "church_bell", "phone_ring", "hammer",
+    "dog_bark", "cat_meow", "rooster", "bird_chirps", "cow_moo", "crickets", "owl_hoot", "baby_cry", "sneeze",
+    "laughter", "footsteps", "whistling", "rain", "thunder", "sea_waves", "fire_crackling", "water_drip",
+    "siren", "car_horn", "engine_idling", "helicopter", "chainsaw", "train", "door_knock", "clock_tick",
+    "church_bell", "phone_ring", "hammer",
 )  # fmt: skip
 OWNERS = {"encoder": "train", "pairs": "train", "text": "train", "val": "val", "test": "test"}
 REFERENCES = {"encoder": 1, "pairs": 1, "text": 2, "val": 5, "test": 5}
