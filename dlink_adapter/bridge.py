@@ -64,6 +64,8 @@ class DiffusionLink(PretrainedBridge):
         rungs, residual = self._rungs, self.config.residual or 0.0
         if not rungs:
             raise ValueError("this bridge has no depth: fit calibrates it, or set BridgeConfig(depth=...)")
+        if self.config.sampler == "ddpm" and len(rungs) > 2 and generator is None and not self.training:
+            raise ValueError('sampler "ddpm" draws noise at every step: give a generator, or use "ddim"')
         if len(rungs) > 1:
             noised = add_noise(x0, rungs[0], self._noise(x0, generator, samples))
             x0_text = SAMPLERS[self.config.sampler](self.denoise, noised, rungs, generator).mean(0)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from einops import rearrange
@@ -104,7 +104,7 @@ class Captioner(nn.Module):
             raise ValueError(f"the tokenizer of {config.base_model} has no EOS token, so that captions would never end")
         self.settings = config  # not `config`: Trainer writes into the config of a model
         self.tokenizer, self.llm = tokenizer, llm
-        self.bridge = bridge.requires_grad_(False)
+        self.bridge = bridge.requires_grad_(False).eval()
         width = llm.get_input_embeddings().embedding_dim
         self.projector = PrefixProjector(bridge.dim, config.hidden, config.prefix_tokens, width)
         self.raw_projector: PrefixProjector | None = None
@@ -119,12 +119,24 @@ class Captioner(nn.Module):
         nn.init.zeros_(self.raw_projector[2].weight)
         nn.init.zeros_(self.raw_projector[2].bias)
 
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but the frozen bridge stays in eval mode: it has noise while training, and no dropout."""
+        super().train(mode)
+        self.bridge.eval()
+        return self
+
     def prefix(self, embedding: Tensor, is_text: Tensor, generator: Generator | None = None) -> Tensor:
-        """Embeddings (n, dim), of captions where is_text (n,) and else of audio -> prefix tokens (n, k, width)."""
+        """Embeddings (n, dim), of captions where is_text (n,) and else of audio -> prefix tokens (n, k, width).
+
+        While training, the bridge draws new noise for every embedding, once, and does not average.
+        """
+        if self.training and generator is None:
+            generator = Generator(embedding.device).manual_seed(int(torch.randint(2**62, ())))
+        samples = 1 if self.training else None
         with torch.no_grad():
             bridged = torch.empty_like(embedding)
             for modality, rows in (("text", is_text), ("audio", ~is_text)):
-                bridged[rows] = self.bridge(embedding[rows], modality=modality, generator=generator)
+                bridged[rows] = self.bridge(embedding[rows], modality=modality, generator=generator, samples=samples)
         prefix: Tensor = self.projector(bridged)
         return prefix if self.raw_projector is None else prefix + self.raw_projector(embedding)
 

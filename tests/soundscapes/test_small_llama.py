@@ -46,10 +46,10 @@ def test_one_seed_one_model_and_the_callers_random_state_is_left_alone(captions,
 
 def test_a_width_that_cannot_be_quantised(captions, tmp_path):
     with pytest.raises(ValueError, match="hidden_size is 96: take a multiple of 64"):
-        train_small_llama(captions, tmp_path / "llama", hidden_size=96)
+        train_small_llama(captions, tmp_path / "llama", config=TrainerConfig(steps=1), hidden_size=96)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_folder_is_refused(captions, tmp_path):
     with pytest.raises(FileExistsError, match="remove it to write it again"):
-        train_small_llama(captions, tmp_path, hidden_size=64, layers=1, progress=False)
+        train_small_llama(captions, tmp_path, config=TrainerConfig(steps=1), hidden_size=64, progress=False)
