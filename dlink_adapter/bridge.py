@@ -43,7 +43,11 @@ class DiffusionLink(PretrainedBridge):
     def config(self, config: BridgeConfig) -> None:
         self._config = config
         # Kept, because `torch.compile` cannot trace the schedule: it sees a few floats.
-        self._rungs = [] if config.depth is None else ladder(self.alpha_bars, self.timestep(config.depth), config.steps)
+        depths = {"audio": config.depth, "text": config.depth if config.text_depth is None else config.text_depth}
+        self._rungs = {
+            modality: [] if depth is None else ladder(self.alpha_bars, self.timestep(depth), config.steps)
+            for modality, depth in depths.items()
+        }
 
     @property
     def is_fitted(self) -> bool:
@@ -61,7 +65,7 @@ class DiffusionLink(PretrainedBridge):
 
     def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
         x0 = self.space.encode(x, modality)
-        rungs, residual = self._rungs, self.config.residual or 0.0
+        rungs, residual = self._rungs[modality], self.config.residual or 0.0
         if not rungs:
             raise ValueError("this bridge has no depth: fit calibrates it, or set BridgeConfig(depth=...)")
         if self.config.sampler == "ddpm" and len(rungs) > 2 and generator is None and not self.training:
@@ -71,7 +75,9 @@ class DiffusionLink(PretrainedBridge):
             x0_text = SAMPLERS[self.config.sampler](self.denoise, noised, rungs, generator).mean(0)
         else:
             x0_text = self.denoise(x0, 1.0)
-        return self.space.decode(normalize(x0_text, dim=-1) + residual * normalize(x0, dim=-1))
+        if modality == "audio" and residual:
+            x0_text = normalize(x0_text, dim=-1) + residual * normalize(x0, dim=-1)
+        return self.space.decode(x0_text)
 
     def _noise(self, x0: Tensor, generator: Generator | None, samples: int | None) -> Tensor:
         """(samples, ..., dim). In eval mode without a generator it is the same for every embedding, call and batch."""

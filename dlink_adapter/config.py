@@ -18,10 +18,12 @@ class BridgeConfig:
         timesteps: length T of the forward process.
         depth: how far an embedding is noised before it is denoised: an int is a timestep in [0, T], a float in (0, 1]
             the expected cosine between the noised embedding and the clean one. `fit` replaces None by a calibrated one.
+        text_depth: the same for captions, which are noised deeper: audio comes with an uncertainty of its own, and a
+            captioner that is trained on captions should meet as much of it. None: as `depth`, or calibrated by `fit`.
         steps: network calls from `depth` down to 0.
         sampler: a name in `SAMPLERS`.
         samples: reconstructions that are averaged, each from its own noise.
-        residual: share of the centred input that is added to the reconstruction: what the encoder's own alignment knows
+        residual: share of the centred audio that is added to its reconstruction: what the encoder's own alignment knows
             and few pairs cannot teach. `fit` replaces None by a calibrated one.
         text_weight: weight of the text-to-text denoising loss beside the audio-to-text one.
         topology_weight: weight of the topology loss.
@@ -36,6 +38,7 @@ class BridgeConfig:
     schedule: str = "cosine"
     timesteps: int = 1000
     depth: int | float | None = None
+    text_depth: int | float | None = None
     steps: int = 1
     sampler: str = "ddim"
     samples: int = 16
@@ -62,6 +65,7 @@ class BridgeConfig:
         _require(self.sampler in SAMPLERS, self, "sampler", f"one of {', '.join(SAMPLERS)}")
         _require(self.steps <= self.timesteps, self, "steps", f"at most timesteps = {self.timesteps}")
         check_depth(self.depth, self.timesteps)
+        check_depth(self.text_depth, self.timesteps)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -72,6 +72,7 @@ def run_trainer(
         logging_strategy="no",
         disable_tqdm=not show,
         report_to="none",
+        use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )

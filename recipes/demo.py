@@ -55,7 +55,7 @@ class Size:
     audio_steps: int
 
 
-FULL = Size({"encoder": 3000, "pairs": 2500, "text": 12000, "val": 200, "test": 250}, 12, 1500, 800, 500, 300)
+FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 11, 1200, 700, 1500, 300)
 FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 1, 20, 5, 5, 5)
 
 
@@ -155,7 +155,7 @@ def _bridges(size: Size, seed: int, out: Path) -> dict[str, dict[str, float]]:
 def _llama(world: World, size: Size, out: Path) -> None:
     documents = ["\n".join(captions) for captions in world.captions("text")]
     config = TrainerConfig(steps=size.llama_steps, batch_size=48, lr=3e-3, seed=world.seed)
-    train_small_llama(documents, out / "llama", config=config)
+    train_small_llama(documents, out / "llama", config=config, layers=2)
 
 
 def _captions(label: str, world: World, size: Size, quantize: str | None, out: Path) -> dict[str, list[str]]:
