@@ -84,7 +84,7 @@ class PrefixProjector(nn.Sequential):
         self.scale, self.tokens = dim**0.5, tokens  # unit-norm input: bring its entries to unit variance
 
     def forward(self, x: Tensor) -> Tensor:
-        projected: Tensor = super().forward(x.to(self[0].weight.dtype) * self.scale)
+        projected: Tensor = super().forward(x.to(next(self.parameters()).dtype) * self.scale)
         return rearrange(projected, "n (k width) -> n k width", k=self.tokens)
 
 
@@ -116,8 +116,8 @@ class Captioner(nn.Module):
         self.settings = from_known(CaptionerConfig, {**asdict(self.settings), "raw_path": True})
         width = self.llm.get_input_embeddings().embedding_dim
         self.raw_projector = PrefixProjector(self.bridge.dim, self.settings.hidden, self.settings.prefix_tokens, width)
-        nn.init.zeros_(self.raw_projector[2].weight)
-        nn.init.zeros_(self.raw_projector[2].bias)
+        for parameter in self.raw_projector[2].parameters():
+            nn.init.zeros_(parameter)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but the frozen bridge stays in eval mode: it has noise while training, and no dropout."""
@@ -163,7 +163,7 @@ class Captioner(nn.Module):
     ) -> list[str]:
         """Captions of embeddings (n, dim). `options` go to the LLM's `generate`: num_beams, do_sample, ..."""
         self.eval()
-        device = self.projector[0].weight.device
+        device = next(self.projector.parameters()).device
         settings = {"max_new_tokens": self.settings.max_caption_tokens, "do_sample": False, **options}
         captions: list[str] = []
         for rows in embedding.to(device).split(batch_size) if len(embedding) else ():

@@ -15,8 +15,10 @@ import argparse
 import ast
 import importlib
 import inspect
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"dlink {__version__}")
     parser.add_argument("recipe", choices=known, metavar="recipe", help="one of the recipes below")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="`dlink <recipe> --help` explains them")
+    _quiet_libraries()
     args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
     try:
         return run(known[args.recipe], args.options)
@@ -87,6 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"dlink: error: {error}", file=sys.stderr)
         return 1
+
+
+def _quiet_libraries() -> None:
+    """Of the libraries below, show errors only, and bars only on a terminal; what the user has set stays."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def run(recipe: Recipe, argv: Sequence[str]) -> int:

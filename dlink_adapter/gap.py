@@ -45,6 +45,12 @@ def measure(
     return result
 
 
+def before_and_after(before: dict[str, float], after: dict[str, float]) -> dict[str, list[float]]:
+    """The headline of two measurements, for a model card: [before, after] of a few metrics."""
+    headline = ("rmg", "paired_cosine", "centroid_distance", "r_at_1", "r_at_5")
+    return {name: [round(before[name], 4), round(after[name], 4)] for name in headline}
+
+
 def centroid_distance(x: Tensor, y: Tensor) -> float:
     """||mean x - mean y||, the modality gap of Liang et al., NeurIPS 2022."""
     return (x.mean(0) - y.mean(0)).norm().item()

@@ -25,7 +25,7 @@ class NoiseLevelEmbedding(nn.Module):
         frequency = 1000 ** (1 - octaves / (self.time_dim // 2))
         phase = angle.unsqueeze(-1) * frequency
         features = torch.cat([phase.sin(), phase.cos()], dim=-1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class ResidualMLP(nn.Module):
@@ -39,9 +39,8 @@ class ResidualMLP(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start as the identity."""
-        for layer in (self.modulation, self.mlp[-1]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in (*self.modulation.parameters(), *self.mlp[-1].parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:  # (..., dim), (..., time_dim)
         scale, shift = self.modulation(level).chunk(2, dim=-1)
@@ -67,8 +66,9 @@ class Denoiser(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
-        for block in self.blocks:
-            block.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, ResidualMLP):
+                module.reset_parameters()
 
     def forward(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         """Noised embeddings (..., dim) and their alpha_bar (..., 1) -> (..., dim), float32."""

@@ -41,6 +41,11 @@ class EmbeddingSpace(nn.Module):
         self.text_mean.copy_(text_mean)
         self.text_radius.copy_(residual.mean())
 
+    def describe(self) -> dict[str, float]:
+        """Norms of the means and the radius of text around its mean, for a model card."""
+        values = {"audio_mean_norm": self.audio_mean.norm(), "text_mean_norm": self.text_mean.norm()}
+        return {name: round(value.item(), 4) for name, value in {**values, "text_radius": self.text_radius}.items()}
+
     def encode(self, x: Tensor, modality: str = "audio") -> Tensor:
         """Embeddings of one modality, "audio" or "text", to coordinates of norm sqrt(dim)."""
         mean = self.text_mean if modality == "text" else self.audio_mean

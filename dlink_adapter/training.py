@@ -24,6 +24,7 @@ from dlink_adapter.atomic import write_atomically
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.calibrate import calibrate
 from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.gap import before_and_after, measure
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 Pairs = PairedEmbeddings | tuple[Tensor, Tensor]
@@ -105,6 +106,8 @@ def fit(
     link.metadata["training"] = {**asdict(config), "pairs": len(train), "clips": train.clips}
     link.eval()
     calibration = calibrate(link, held_out, train.text)
+    link.metadata["gap_before_and_after"] = _gap(link, held_out)
+    link.metadata["space"] = link.space.describe()
     if out is not None and accelerator.is_main_process:
         link.save_pretrained(out)
         Path(out, CHECKPOINT).unlink(missing_ok=True)
@@ -229,6 +232,14 @@ class _Run:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         for _ in range(self.step):
             self.schedule.step()
+
+
+@torch.no_grad()
+def _gap(link: DiffusionLink, pairs: PairedEmbeddings) -> dict[str, list[float]]:
+    """The modality gap on held-out pairs, before and after the bridge."""
+    audio, text = pairs.audio.cpu(), pairs.text.cpu()
+    bridged = link(audio.to(link.space.text_mean.device)).cpu()
+    return before_and_after(measure(audio, text, pairs.clip), measure(bridged, text, pairs.clip))
 
 
 def _as_pairs(pairs: Pairs) -> PairedEmbeddings:

@@ -22,12 +22,13 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from dlink_adapter import BRIDGES, BridgeConfig, DiffusionLink, FitConfig, PairedEmbeddings, fit, load_bridge
+from dlink_adapter import BRIDGES, DiffusionLink, FitConfig, PairedEmbeddings, fit, load_bridge
 from dlink_adapter.atomic import write_atomically
+from dlink_adapter.baselines.closed_form import ClosedFormBridge
 from dlink_adapter.caption_metrics import score
 from dlink_adapter.caption_training import train_captioner
 from dlink_adapter.captioner import CaptionerConfig
-from dlink_adapter.gap import measure
+from dlink_adapter.gap import before_and_after, measure
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
 from dlink_adapter.plots import plot_caption_scores, plot_clouds
@@ -127,8 +128,8 @@ def _bridges(size: Size, seed: int, out: Path) -> dict[str, dict[str, float]]:
     pairs, val, test = (PairedEmbeddings.open(out / "embeddings" / name) for name in ("pairs", "val", "test"))
     gap = {}
     for label, name in METHODS.items():
-        if name == DiffusionLink.name:
-            bridge = DiffusionLink(BridgeConfig(pairs.dim))
+        bridge = BRIDGES[name](BRIDGES[name].config_class(pairs.dim))
+        if isinstance(bridge, DiffusionLink):
             fit(
                 bridge,
                 pairs,
@@ -136,18 +137,12 @@ def _bridges(size: Size, seed: int, out: Path) -> dict[str, dict[str, float]]:
                 config=FitConfig(steps=size.bridge_steps, seed=seed),
                 out=out / "bridges" / label,
             )
-        else:
-            bridge = BRIDGES[name](BRIDGES[name].config_class(pairs.dim))
+        elif isinstance(bridge, ClosedFormBridge):
             bridge.fit(*pairs.tensors())
             bridge.metadata["fingerprint"] = pairs.metadata["fingerprint"]
-        with torch.no_grad():
-            gap[label] = measure(
-                bridge(test.audio), test.text, test.clip, bridged_text=bridge(test.text, modality="text")
-            )
-        bridge.metadata["gap_before_and_after"] = {
-            name: [gap["raw"][name], gap[label][name]]
-            for name in ("rmg", "paired_cosine", "centroid_distance", "r_at_1")
-        }
+        text = bridge(test.text, modality="text")
+        gap[label] = measure(bridge(test.audio), test.text, test.clip, bridged_text=text)
+        bridge.metadata["gap_before_and_after"] = before_and_after(gap["raw"], gap[label])
         bridge.save_pretrained(out / "bridges" / label)
     return gap
 

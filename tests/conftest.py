@@ -70,3 +70,13 @@ def llama(tmp_path_factory) -> Path:
     config = TrainerConfig(steps=2, batch_size=16, lr=3e-3)
     train_small_llama(CAPTIONS, folder, config=config, hidden_size=64, layers=2, progress=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `dlink demo --fast` makes."""
+    from dlink_adapter.recipes import demo
+
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    demo.main(folder, fast=True)
+    return folder

@@ -1,0 +1,55 @@
+"""`dlink caption` on files of all kinds, good and bad."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from dlink_adapter.recipes import caption
+
+
+def write(path, seconds, rate=16000, channels=1, level=0.1):
+    """Noise, or silence at level 0."""
+    samples = level * np.random.default_rng(0).standard_normal((round(seconds * rate), channels))
+    soundfile.write(path, samples, rate)
+    return str(path)
+
+
+def test_lengths_rates_and_channels(demo_folder, tmp_path, capsys):
+    clips = [
+        write(tmp_path / "tenth of a second.wav", 0.1),
+        write(tmp_path / "ten minutes.wav", 600, rate=8000),
+        write(tmp_path / "8k.flac", 2, rate=8000),
+        write(tmp_path / "96k.wav", 2, rate=96000),
+        write(tmp_path / "stereo.ogg", 2, channels=2),
+        write(tmp_path / "surround.wav", 2, channels=6),
+        write(tmp_path / "silence.wav", 2, level=0),
+    ]
+    assert caption.main(clips, model=demo_folder, out=tmp_path / "said.jsonl") == 0
+    said = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert [line["clip"] for line in said] == clips
+    assert len(capsys.readouterr().out.splitlines()) == len(clips)
+
+
+def test_one_bad_file_among_ten(demo_folder, tmp_path):
+    clips = [write(tmp_path / f"{number}.wav", 1) for number in range(10)]
+    (tmp_path / "4.wav").write_text("not audio")
+    command = [sys.executable, "-m", "dlink_adapter", "caption", *clips, "--model", str(demo_folder)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert [line.split("\t")[0] for line in run.stdout.splitlines()] == [clip for clip in clips if "4.wav" not in clip]
+    assert "4.wav" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_an_empty_file_is_named(demo_folder, tmp_path, capsys):
+    (tmp_path / "empty.wav").touch()
+    assert caption.main([str(tmp_path / "empty.wav")], model=demo_folder) == 1
+    assert "empty.wav" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_captioner(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no captioner\.json"):
+        caption.main(["a.wav"], model=tmp_path)

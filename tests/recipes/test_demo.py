@@ -1,0 +1,59 @@
+"""The main job at toy size: what it writes, that it is not done twice, and that a killed stage is done again."""
+
+import json
+
+import pytest
+import soundfile
+
+from dlink_adapter import load_bridge
+from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.integrations.causal_lm import load_captioner
+from dlink_adapter.recipes import demo
+
+CAPTION_METRICS = {"bleu_1", "bleu_4", "rouge_l", "meteor", "cider_d", "spice"}
+GAP_METRICS = {"rmg", "paired_cosine", "centroid_distance", "r_at_1", "gram_error", "text_identity"}
+
+
+def test_results_hold_every_method_and_setup(demo_folder):
+    results = json.loads((demo_folder / "results.json").read_text())
+    assert set(results["captions"]) == {"zero_shot", "supervised"}
+    for setup in results["captions"].values():
+        assert list(setup) == ["raw", "mean_shift", "ridge", "bridge"]
+        for scores in setup.values():
+            assert set(scores) >= CAPTION_METRICS and scores["cider_d"] >= 0
+            for metric in (name for name, value in scores.items() if value is None):
+                assert results["not_run"][metric]
+    assert all(set(gap) >= GAP_METRICS for gap in results["gap"].values())
+    assert {"clap", "embeddings", "bridges", "llama", "captions_bridge", "scores"} <= set(results["seconds"])
+    assert results["seed"] == 0 and {"torch", "transformers"} <= set(results["versions"])
+
+
+def test_figures_examples_and_parts_are_there(demo_folder):
+    for picture in ("clouds.png", "captions.png"):
+        assert (demo_folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert len((demo_folder / "examples" / "examples.md").read_text().splitlines()) == 2 + demo.EXAMPLES
+    assert soundfile.info(demo_folder / "examples" / "00.wav").duration == 5
+    test = PairedEmbeddings.open(demo_folder / "embeddings" / "test")
+    assert len(test) == 5 * test.clips
+    captioner = load_captioner(demo_folder)
+    captioner.bridge.check_encoder(test.metadata["fingerprint"])
+    assert len(captioner.generate(test.audio[:2])) == 2
+
+
+def test_the_bridge_is_saved_with_the_gap_it_closed(demo_folder):
+    bridge = load_bridge(demo_folder / "bridges" / "bridge")
+    gap = json.loads((demo_folder / "results.json").read_text())["gap"]
+    assert bridge.metadata["gap_before_and_after"]["rmg"] == [round(gap[name]["rmg"], 4) for name in ("raw", "bridge")]
+    assert "gap before and after" in (demo_folder / "bridges" / "bridge" / "README.md").read_text()
+
+
+def test_done_stages_are_not_done_again(demo_folder, capsys):
+    before = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")}
+    demo.main(demo_folder, fast=True)
+    assert capsys.readouterr().err.count("done before") == 9
+    assert {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")} == before
+
+
+def test_another_seed_needs_another_folder(demo_folder):
+    with pytest.raises(ValueError, match="other settings"):
+        demo.main(demo_folder, seed=1, fast=True)
