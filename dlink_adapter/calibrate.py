@@ -27,8 +27,9 @@ def calibrate(
 ) -> dict[str, float]:
     """Set the depths and the residual that `link.config` leaves open to the best of these; returns what was measured.
 
-    The criterion is paired cosine + mean reciprocal rank of each clip's own caption: a collapse to the mean wins the
-    one and loses the other. The rank is among the clips' captions and `distractors` (n, dim), other texts such as those
+    The criterion is paired cosine, centred on the text mean, + mean reciprocal rank of each clip's own caption: a
+    collapse to the mean wins the one and loses the other, and the gap after centring is what predicts captions (arXiv
+    2604.00279). The rank is among the clips' captions and `distractors` (n, dim), other texts such as those
     of the training pairs: without them few clips tell little. At most `MAX_CLIPS` of each are looked at.
     """
     pairs = pairs.select(range(min(pairs.clips, MAX_CLIPS)))
@@ -43,11 +44,13 @@ def calibrate(
         cosines if given.depth is None else [given.depth], residuals if given.residual is None else [given.residual]
     ):
         link.config = replace(given, depth=choice[0], residual=choice[1])
-        scores[choice] = _agreement(link(audio).float(), text, others)
+        bridged = link(audio).float()
+        centred = (link.space.encode(bridged, "text") * link.space.encode(text, "text")).mean().item()
+        scores[choice] = centred, _reciprocal_rank(bridged, text, others)
     depth, residual = best = max(scores, key=lambda choice: sum(scores[choice]))
     link.config = replace(given, depth=depth, residual=residual)
-    cosine, mrr = scores[best]
-    measured = {"depth": depth, "residual": residual, "paired_cosine": cosine, "mrr": mrr, "clips": pairs.clips}
+    cosine = (link(audio).float() * text).sum(-1).mean().item()
+    measured = {"depth": depth, "residual": residual, "paired_cosine": cosine, "mrr": scores[best][1], "clips": pairs.clips}
     if given.text_depth is None:
         measured |= _match_text(link, text, cosine)
     link.metadata["calibration"] = measured
@@ -68,8 +71,8 @@ def _match_text(link: DiffusionLink, text: Tensor, cosine: float) -> dict[str, f
     return {"text_depth": best, "text_cosine": reached[best]}
 
 
-def _agreement(bridged: Tensor, text: Tensor, others: Tensor) -> tuple[float, float]:
-    """Mean paired cosine, and mean reciprocal rank of each row's own text among all texts."""
+def _reciprocal_rank(bridged: Tensor, text: Tensor, others: Tensor) -> float:
+    """Mean reciprocal rank of each row's own text among all texts."""
     own = (bridged * text).sum(-1, keepdim=True)
     closer = torch.cat([bridged @ text.T > own + 1e-6, bridged @ others.T > own + 1e-6], dim=1)
-    return own.mean().item(), (1 / (1 + closer.sum(-1))).mean().item()
+    return (1 / (1 + closer.sum(-1))).mean().item()

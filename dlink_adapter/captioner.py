@@ -40,8 +40,6 @@ class CaptionerConfig:
         hidden: width of the projector's hidden layer.
         before: prompt before the prefix, after BOS.
         after: prompt between the prefix and the caption.
-        raw_path: add the embedding as the encoder gave it to the prefix, through a projector that starts at zero; for
-            supervised training, where it brings back what text-like embeddings leave out.
         tuning: "frozen", "lora" or "full".
         quantize: "nf4", "fp4", "int8" or None, by bitsandbytes.
         lora_r, lora_alpha, lora_dropout: of the LoRA adapter.
@@ -55,7 +53,6 @@ class CaptionerConfig:
     hidden: int = 512
     before: str = ""
     after: str = ""
-    raw_path: bool = False
     tuning: str = "lora"
     quantize: str | None = None
     lora_r: int = 8
@@ -107,17 +104,6 @@ class Captioner(nn.Module):
         self.bridge = bridge.requires_grad_(False).eval()
         width = llm.get_input_embeddings().embedding_dim
         self.projector = PrefixProjector(bridge.dim, config.hidden, config.prefix_tokens, width)
-        self.raw_projector: PrefixProjector | None = None
-        if config.raw_path:
-            self.add_raw_path()
-
-    def add_raw_path(self) -> None:
-        """Give the prefix a path for the unbridged embedding; it starts at zero, so that nothing changes yet."""
-        self.settings = from_known(CaptionerConfig, {**asdict(self.settings), "raw_path": True})
-        width = self.llm.get_input_embeddings().embedding_dim
-        self.raw_projector = PrefixProjector(self.bridge.dim, self.settings.hidden, self.settings.prefix_tokens, width)
-        for parameter in self.raw_projector[2].parameters():
-            nn.init.zeros_(parameter)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but the frozen bridge stays in eval mode: it has noise while training, and no dropout."""
@@ -138,7 +124,7 @@ class Captioner(nn.Module):
             for modality, rows in (("text", is_text), ("audio", ~is_text)):
                 bridged[rows] = self.bridge(embedding[rows], modality=modality, generator=generator, samples=samples)
         prefix: Tensor = self.projector(bridged)
-        return prefix if self.raw_projector is None else prefix + self.raw_projector(embedding)
+        return prefix
 
     def forward(
         self, embedding: Tensor, is_text: Tensor, input_ids: Tensor, attention_mask: Tensor
@@ -197,10 +183,7 @@ class Captioner(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.bridge.save_pretrained(folder / BRIDGE_FOLDER)
-        projectors = nn.ModuleDict({"projector": self.projector})
-        if self.raw_projector is not None:
-            projectors["raw_projector"] = self.raw_projector
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in projectors.state_dict().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.projector.state_dict().items()}
         write_atomically(folder / PROJECTOR_FILE, save(tensors))
         if self.settings.tuning != "frozen":
             self.llm.save_pretrained(folder / ADAPTER_FOLDER)
@@ -210,13 +193,9 @@ class Captioner(nn.Module):
                 values[name] = os.path.relpath(values[name], folder)
         write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
 
-    def load_projectors(self, folder: str | Path) -> None:
-        """Load what `save_pretrained` wrote of the projectors."""
-        tensors = load_file(Path(folder, PROJECTOR_FILE))
-        projectors = nn.ModuleDict({"projector": self.projector})
-        if self.raw_projector is not None:
-            projectors["raw_projector"] = self.raw_projector
-        projectors.load_state_dict(tensors)
+    def load_projector(self, folder: str | Path) -> None:
+        """Load what `save_pretrained` wrote of the projector."""
+        self.projector.load_state_dict(load_file(Path(folder, PROJECTOR_FILE)))
 
     def _start(self, prefix: Tensor) -> Tensor:
         """[BOS] before [prefix] after, embedded: (n, length, width)."""

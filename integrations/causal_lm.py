@@ -39,7 +39,7 @@ def load_captioner(folder: str | Path, **options: Any) -> Captioner:
     if config.tuning == "lora":
         llm = PeftModel.from_pretrained(llm, str(adapter), is_trainable=True)
     captioner = Captioner(load_bridge(Path(folder, BRIDGE_FOLDER)), llm, tokenizer, config)
-    captioner.load_projectors(folder)
+    captioner.load_projector(folder)
     return captioner.eval()
 
 
