@@ -12,7 +12,7 @@ from dlink_adapter.embeddings import PairedEmbeddings
 
 COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.45)  # of the noised embedding with the clean one
 TEXT_COSINES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-RESIDUALS = (0.0, 0.1, 0.2, 0.3)
+RESIDUALS = (0.0, 0.1, 0.2)
 MAX_CLIPS = 4096
 
 

@@ -46,7 +46,7 @@ class FitConfig:
         save_every: steps between checkpoints.
     """
 
-    steps: int = 1500
+    steps: int = 1000
     batch_size: int = 128
     lr: float = 1e-3
     weight_decay: float = 0.01
