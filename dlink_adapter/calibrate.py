@@ -50,7 +50,8 @@ def calibrate(
     depth, residual = best = max(scores, key=lambda choice: sum(scores[choice]))
     link.config = replace(given, depth=depth, residual=residual)
     cosine = (link(audio).float() * text).sum(-1).mean().item()
-    measured = {"depth": depth, "residual": residual, "paired_cosine": cosine, "mrr": scores[best][1], "clips": pairs.clips}
+    measured = {"depth": depth, "residual": residual, "paired_cosine": cosine, "mrr": scores[best][1]}
+    measured["clips"] = pairs.clips
     if given.text_depth is None:
         measured |= _match_text(link, text, cosine)
     link.metadata["calibration"] = measured

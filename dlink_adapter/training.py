@@ -97,6 +97,10 @@ def fit(
         raise ValueError(f"the bridge has dim {link.dim}, the pairs have dim {train.dim}")
     if held_out is None:
         train, held_out = train.split((1 - config.holdout, config.holdout), seed=config.seed)
+    if held_out.clips < 3:
+        raise ValueError(
+            f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"
+        )
     started = time.monotonic()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     link.space.to(accelerator.device).fit(train.audio.to(accelerator.device), train.text.to(accelerator.device))
@@ -230,8 +234,8 @@ class _Run:
             index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        for _ in range(self.step):
-            self.schedule.step()
+        self.schedule.load_state_dict({"last_epoch": self.step - 1, "_step_count": self.step})
+        self.schedule.step()
 
 
 @torch.no_grad()

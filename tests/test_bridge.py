@@ -305,3 +305,20 @@ def test_more_steps_call_the_network_more_often(make_link, x, name):
     link.denoiser.register_forward_hook(lambda *_: calls.append(1))
     link(x, generator=torch.Generator())
     assert len(calls) == 7
+
+
+def test_ddpm_needs_a_generator_in_eval_mode(make_link):
+    link = make_link(sampler="ddpm", steps=3)
+    x = torch.randn(2, link.dim)
+    with pytest.raises(ValueError, match="give a generator"):
+        link(x)
+    first, again = (link(x, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_captions_have_a_depth_of_their_own(make_link):
+    link = make_link(depth=0.99, text_depth=0.3)
+    same = make_link(depth=0.3)
+    x = torch.randn(4, link.dim)
+    assert torch.equal(link(x, modality="text"), same(x, modality="text"))
+    assert not torch.allclose(link(x), same(x))

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.calibrate import COSINES, RESIDUALS, calibrate
+from dlink_adapter.calibrate import COSINES, RESIDUALS, TEXT_COSINES, calibrate
 from dlink_adapter.config import BridgeConfig
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.training import FitConfig, fit
@@ -26,13 +26,16 @@ def held_out(pairs):
 
 
 def score(link, pairs, text):
-    """Paired cosine and mean reciprocal rank, a row at a time."""
-    ranks, cosines = [], []
+    """Paired cosine, mean reciprocal rank and paired cosine around the text mean, a row at a time."""
+    ranks, cosines, centred = [], [], []
+    mean = link.space.text_mean
     for row, audio in enumerate(pairs.audio):
         against = normalize(text, dim=-1) @ link(audio)
         cosines.append(against[row].item())
         ranks.append(1 + sum(other > against[row] + 1e-6 for other in against).item())
-    return sum(cosines) / len(cosines), sum(1 / rank for rank in ranks) / len(ranks)
+        own = normalize(text[row], dim=-1)
+        centred.append(torch.cosine_similarity(link(audio) - mean, own - mean, dim=-1).item())
+    return sum(cosines) / len(cosines), sum(1 / rank for rank in ranks) / len(ranks), sum(centred) / len(centred)
 
 
 def test_the_best_of_all_choices(fitted, held_out):
@@ -44,9 +47,9 @@ def test_the_best_of_all_choices(fitted, held_out):
             scores[depth, residual] = score(link, held_out, held_out.text)
     link.config = replace(link.config, depth=None, residual=None)
     measured = calibrate(link, held_out, cosines=cosines, residuals=residuals)
-    best = max(scores, key=lambda choice: sum(scores[choice]))
+    best = max(scores, key=lambda choice: scores[choice][1] + scores[choice][2])
     assert (link.config.depth, link.config.residual) == (measured["depth"], measured["residual"]) == best
-    assert (measured["paired_cosine"], measured["mrr"]) == pytest.approx(scores[best], abs=1e-4)
+    assert (measured["paired_cosine"], measured["mrr"]) == pytest.approx(scores[best][:2], abs=1e-4)
     assert link.metadata["calibration"] == measured and measured["clips"] == 100
 
 
@@ -56,7 +59,7 @@ def test_distractors_make_the_rank_harder(fitted, held_out, pairs):
     among = calibrate(fitted, held_out, pairs[1][:400])
     assert among["mrr"] < alone["mrr"] and among["paired_cosine"] == alone["paired_cosine"]
     expected = score(fitted, held_out, torch.cat([held_out.text, pairs[1][:400]]))
-    assert (among["paired_cosine"], among["mrr"]) == pytest.approx(expected, abs=1e-4)
+    assert (among["paired_cosine"], among["mrr"]) == pytest.approx(expected[:2], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +88,16 @@ def test_of_several_captions_the_first_counts(fitted, pairs):
     clip = torch.arange(100).repeat_interleave(2)
     several = PairedEmbeddings.from_tensors(audio, both, clip=clip)
     assert calibrate(fitted, several) == calibrate(fitted, PairedEmbeddings.from_tensors(audio, text))
+
+
+def test_captions_are_noised_until_they_are_as_uncertain_as_audio(fitted, held_out):
+    fitted.config = replace(fitted.config, depth=0.9, residual=0.0, text_depth=None)
+    measured = calibrate(fitted, held_out)
+    text = normalize(held_out.text, dim=-1)
+
+    def distance(depth):
+        fitted.config = replace(fitted.config, text_depth=depth)
+        again = fitted(text, modality="text", generator=torch.Generator().manual_seed(0), samples=1)
+        return abs((again * text).sum(-1).mean().item() - measured["paired_cosine"])
+
+    assert measured["text_depth"] == min(TEXT_COSINES, key=distance)

@@ -197,7 +197,7 @@ def test_with_validation_pairs_nothing_is_held_out(pairs):
 
 
 def test_a_batch_larger_than_the_pairs_and_half_precision_pairs(pairs):
-    few = tuple(rows[:20].half() for rows in pairs)
+    few = tuple(rows[:40].half() for rows in pairs)
     link, measured = run(few, FitConfig(steps=5, batch_size=1000))
     assert link(few[0]).dtype == torch.float16 and all(np.isfinite(value) for value in measured["losses"].values())
 
@@ -205,6 +205,11 @@ def test_a_batch_larger_than_the_pairs_and_half_precision_pairs(pairs):
 def test_a_given_depth_is_kept(pairs):
     link, _ = run(pairs, FitConfig(steps=5), replace(BRIDGE, depth=300, residual=0.05))
     assert (link.config.depth, link.config.residual) == (300, 0.05)
+
+
+def test_too_few_clips_to_calibrate_on(pairs):
+    with pytest.raises(ValueError, match="2 held-out clips are too few"):
+        run(tuple(rows[:20] for rows in pairs), FitConfig(steps=5))
 
 
 def test_pairs_of_another_width(pairs):
