@@ -15,9 +15,8 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,14 +24,12 @@ from safetensors.torch import load_file, save_file
 from dlink_adapter import BRIDGES, DiffusionLink, FitConfig, PairedEmbeddings, fit, load_bridge
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.baselines.closed_form import ClosedFormBridge
-from dlink_adapter.caption_metrics import score
 from dlink_adapter.caption_training import train_captioner
 from dlink_adapter.captioner import CaptionerConfig
 from dlink_adapter.gap import before_and_after, measure
-from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
+from dlink_adapter.integrations.causal_lm import new_captioner
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
-from dlink_adapter.plots import plot_caption_scores, plot_clouds
-from dlink_adapter.soundscapes import render, write_wav
+from dlink_adapter.recipes.demo_report import report, table
 from dlink_adapter.soundscapes.small_clap import train_small_clap
 from dlink_adapter.soundscapes.small_llama import train_small_llama
 from dlink_adapter.soundscapes.world import World
@@ -41,7 +38,6 @@ from dlink_adapter.trainer import TrainerConfig
 
 METHODS = {"raw": "raw", "mean_shift": "mean_shift", "ridge": "ridge", "bridge": "diffusion_link"}
 SETUPS = ("zero_shot", "supervised")
-EXAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -72,10 +68,8 @@ def main(
         fast: a toy size that checks the plumbing; its scores mean nothing.
     """
     size = FAST if fast else FULL
-    world, stages = (
-        World(seed, size.scenes),
-        Stages(out, 5 + len(METHODS), {"seed": seed, "quantize": quantize, "fast": fast}),
-    )
+    world = World(seed, size.scenes)
+    stages = Stages(out, 5 + len(METHODS), {"seed": seed, "quantize": quantize, "fast": fast})
     stages("clap", "train a small CLAP on rendered scenes", lambda: _clap(world, size, out), out / "clap")
     stages("embeddings", "embed scenes and captions", lambda: _embed(world, out), out / "embeddings")
     gap = stages(
@@ -91,7 +85,7 @@ def main(
         for setup in SETUPS:
             captions[setup][method] = said[setup]
     scores = stages(
-        "scores", "score the captions and draw the figures", lambda: _report(world, captions, out), out / "examples"
+        "scores", "score the captions and draw the figures", lambda: report(world, captions, out), out / "examples"
     )
     results = {
         "captions": scores["scores"],
@@ -103,7 +97,7 @@ def main(
         "seed": seed,
     }
     write_atomically(out / "results.json", json.dumps(results, indent=2))
-    print(_table(results))
+    print(table(results))
 
 
 def _clap(world: World, size: Size, out: Path) -> None:
@@ -174,41 +168,3 @@ def _captions(label: str, world: World, size: Size, quantize: str | None, out: P
     captioner.save_pretrained(made / "supervised")
     said["supervised"] = captioner.generate(test.audio)
     return said
-
-
-def _report(world: World, captions: dict[str, dict[str, list[str]]], out: Path) -> dict[str, Any]:
-    test = PairedEmbeddings.open(out / "embeddings" / "test")
-    scores: dict[str, Any] = {setup: {} for setup in SETUPS}
-    for setup, label in product(SETUPS, METHODS):
-        found = score(captions[setup][label], test.captions)
-        scores[setup][label] = {**found.scores, "vocabulary": found.vocabulary}
-    plot_caption_scores(out / "captions.png", scores)
-    first = test.text[torch.searchsorted(test.clip, torch.arange(test.clips))]
-    clouds = {label: (load_bridge(out / "bridges" / label)(test.audio), first) for label in ("raw", "bridge")}
-    plot_clouds(out / "clouds.png", {"before": clouds["raw"], "after the bridge": clouds["bridge"]})
-    _write_examples(world, captions, test, out / "examples")
-    load_captioner(out / "captioners" / "bridge" / "zero_shot").save_pretrained(out)
-    return {"scores": scores, "not_run": found.not_run, "tokenizer": found.tokenizer}
-
-
-def _write_examples(world: World, captions: dict[str, Any], test: PairedEmbeddings, folder: Path) -> None:
-    folder.mkdir()
-    lines = ["| clip | a reference | zero-shot, raw | zero-shot, bridge |", "|---|---|---|---|"]
-    for index, scene in enumerate(world.scenes("test")[:EXAMPLES]):
-        write_wav(folder / f"{index:02d}.wav", render(scene, world.rate), world.rate)
-        said = captions["zero_shot"]["raw"][index], captions["zero_shot"]["bridge"][index]
-        lines.append(f"| {index:02d}.wav | {test.captions[index][0]} | {said[0]} | {said[1]} |")
-    write_atomically(folder / "examples.md", "\n".join(lines) + "\n")
-
-
-def _table(results: dict[str, Any]) -> str:
-    rows = [f"{'':<12}{'RMG':>8}{'cosine':>8}{'R@1':>8}{'zero-shot CIDEr-D':>20}{'supervised CIDEr-D':>20}"]
-    for label in METHODS:
-        gap, (zero, supervised) = (
-            results["gap"][label],
-            (results["captions"][setup][label]["cider_d"] for setup in SETUPS),
-        )
-        rows.append(
-            f"{label:<12}{gap['rmg']:>8.3f}{gap['paired_cosine']:>8.3f}{gap['r_at_1']:>8.3f}{zero:>20.3f}{supervised:>20.3f}"
-        )
-    return "\n".join(rows)

@@ -9,6 +9,7 @@ from dlink_adapter import load_bridge
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.recipes import demo
+from dlink_adapter.recipes.demo_report import EXAMPLES
 
 CAPTION_METRICS = {"bleu_1", "bleu_4", "rouge_l", "meteor", "cider_d", "spice"}
 GAP_METRICS = {"rmg", "paired_cosine", "centroid_distance", "r_at_1", "gram_error", "text_identity"}
@@ -31,7 +32,7 @@ def test_results_hold_every_method_and_setup(demo_folder):
 def test_figures_examples_and_parts_are_there(demo_folder):
     for picture in ("clouds.png", "captions.png"):
         assert (demo_folder / picture).read_bytes().startswith(b"\x89PNG")
-    assert len((demo_folder / "examples" / "examples.md").read_text().splitlines()) == 2 + demo.EXAMPLES
+    assert len((demo_folder / "examples" / "examples.md").read_text().splitlines()) == 2 + EXAMPLES
     assert soundfile.info(demo_folder / "examples" / "00.wav").duration == 5
     test = PairedEmbeddings.open(demo_folder / "embeddings" / "test")
     assert len(test) == 5 * test.clips
