@@ -4,14 +4,13 @@ from dataclasses import replace
 from itertools import product
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.embeddings import PairedEmbeddings
 
 COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.45)  # of the noised embedding with the clean one
-TEXT_COSINES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 RESIDUALS = (0.0, 0.1, 0.2)
 MAX_CLIPS = 4096
 
@@ -25,7 +24,7 @@ def calibrate(
     cosines: tuple[float, ...] = COSINES,
     residuals: tuple[float, ...] = RESIDUALS,
 ) -> dict[str, float]:
-    """Set the depths and the residual that `link.config` leaves open to the best of these; returns what was measured.
+    """Set the depth and the residual that `link.config` leaves open to the best of these; returns what was measured.
 
     The criterion is paired cosine, centred on the text mean, + mean reciprocal rank of each clip's own caption: a
     collapse to the mean wins the one and loses the other, and the gap after centring is what predicts captions (arXiv
@@ -52,24 +51,9 @@ def calibrate(
     cosine = (link(audio).float() * text).sum(-1).mean().item()
     measured = {"depth": depth, "residual": residual, "paired_cosine": cosine, "mrr": scores[best][1]}
     measured["clips"] = pairs.clips
-    if given.text_depth is None:
-        measured |= _match_text(link, text, cosine)
     link.metadata["calibration"] = measured
     link.train(mode)
     return measured
-
-
-def _match_text(link: DiffusionLink, text: Tensor, cosine: float) -> dict[str, float]:
-    """Set the text depth at which one reconstruction of a caption is as close to it as bridged audio is, `cosine`."""
-    config, reached = link.config, {}
-    for depth in TEXT_COSINES:
-        link.config = replace(config, text_depth=depth)
-        generator = Generator(text.device).manual_seed(0)
-        again = link(text, modality="text", generator=generator, samples=1)
-        reached[depth] = (again * text).sum(-1).mean().item()
-    best = min(reached, key=lambda depth: abs(reached[depth] - cosine))
-    link.config = replace(config, text_depth=best)
-    return {"text_depth": best, "text_cosine": reached[best]}
 
 
 def _reciprocal_rank(bridged: Tensor, text: Tensor, others: Tensor) -> float:

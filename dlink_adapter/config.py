@@ -19,7 +19,7 @@ class BridgeConfig:
         depth: how far an embedding is noised before it is denoised: an int is a timestep in [0, T], a float in (0, 1]
             the expected cosine between the noised embedding and the clean one. `fit` replaces None by a calibrated one.
         text_depth: the same for captions, which are noised deeper: audio comes with an uncertainty of its own, and a
-            captioner that is trained on captions should meet as much of it. None: as `depth`, or calibrated by `fit`.
+            captioner that is trained on captions should meet some of it. None: as `depth`.
         steps: network calls from `depth` down to 0.
         sampler: a name in `SAMPLERS`.
         samples: reconstructions that are averaged, each from its own noise.
@@ -38,7 +38,7 @@ class BridgeConfig:
     schedule: str = "cosine"
     timesteps: int = 1000
     depth: int | float | None = None
-    text_depth: int | float | None = None
+    text_depth: int | float | None = 0.7
     steps: int = 1
     sampler: str = "ddim"
     samples: int = 16

@@ -318,7 +318,7 @@ def test_ddpm_needs_a_generator_in_eval_mode(make_link):
 
 def test_captions_have_a_depth_of_their_own(make_link):
     link = make_link(depth=0.99, text_depth=0.3)
-    same = make_link(depth=0.3)
+    same = make_link(depth=0.3, text_depth=None)
     x = torch.randn(4, link.dim)
     assert torch.equal(link(x, modality="text"), same(x, modality="text"))
     assert not torch.allclose(link(x), same(x))
