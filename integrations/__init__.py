@@ -1,0 +1,1 @@
+"""One file an outside library, installed as `dlink_adapter.integrations`; each is imported only when it is used."""

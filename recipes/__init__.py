@@ -1,0 +1,1 @@
+"""Scripts with a typed `main`, installed as `dlink_adapter.recipes`: they are the sub-commands of `dlink`."""

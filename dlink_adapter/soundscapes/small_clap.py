@@ -5,9 +5,7 @@ HTSAT and RoBERTa of 1.3 million parameters together, trained with the symmetric
 al., NeurIPS 2022, section 4). Nothing is added to either side. Needs `pip install "dlink-adapter[clap]"`.
 """
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from dlink_adapter.atomic import appearing_folder
 from dlink_adapter.audio import import_clap_extra, log_mel
 
 if TYPE_CHECKING:
@@ -64,11 +63,8 @@ def train_small_clap(
         ValueError: the shapes do not fit, or the clips are not whole seconds.
         FileExistsError: `out` exists.
     """
-    out = Path(out)
-    if out.exists():
-        raise FileExistsError(f"{out} exists: remove it to train again")
     extractor = _feature_extractor(rate, _whole_seconds(waveforms, captions, rate))
-    with torch.random.fork_rng(devices=[]), _appearing(out) as folder:
+    with torch.random.fork_rng(devices=[]), appearing_folder(out) as folder:
         torch.manual_seed(seed)
         tokenizer = _train_tokenizer(captions, folder)
         tokens = tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
@@ -77,19 +73,6 @@ def train_small_clap(
         _fit(model, mels, tokens, epochs, batch_size, learning_rate, progress)
         for part in (model, extractor, tokenizer):
             part.save_pretrained(folder)
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write to that takes its name when all went well; what a killed run left of it is cleared first."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _whole_seconds(waveforms: Tensor, captions: Sequence[str], rate: int) -> int:

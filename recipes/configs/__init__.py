@@ -1,0 +1,1 @@
+"""YAML files for `dlink <recipe> --config`, found here by their bare names."""
