@@ -161,8 +161,13 @@ def _meteor(captions: _Captions) -> list[_Result]:
 def _meteor_program() -> Any:
     """The running program: it takes seconds to start, so one serves every call until the interpreter exits."""
     scorer = _pycocoevalcap("meteor.meteor").Meteor()
-    atexit.register(scorer.meteor_p.kill)
+    atexit.register(_end, scorer.meteor_p)
     return scorer
+
+
+def _end(program: "subprocess.Popen[bytes]") -> None:
+    program.kill()
+    program.wait()
 
 
 def _spice(captions: _Captions) -> list[_Result]:

@@ -100,6 +100,7 @@ def test_java_that_fails(monkeypatch, tmp_path):
     java.write_text("#!/bin/sh\necho no room for the heap >&2\nexit 1\n")
     java.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    caption_metrics._meteor_program.cache_clear()  # the one that runs found the real Java
     result = score(PREDICTIONS, REFERENCES, ["meteor", "rouge_l"], tokenizer="plain")
     assert "no room for the heap" in result.not_run["meteor"] and result.scores["rouge_l"] > 0
     with pytest.raises(RuntimeError, match=r"tokenizer='plain'(.|\n)*no room for the heap"):
@@ -145,11 +146,18 @@ def test_nothing_is_printed(capfd):
 
 
 @needs_java
-@pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
-def test_java_has_ended(everything):
-    assert everything.scores["meteor"] is not None
-    ps = ["ps", "--ppid", str(os.getpid()), "-o", "comm="]
-    assert "java" not in subprocess.run(ps, capture_output=True, text=True).stdout
+def test_java_starts_once_and_ends_with_the_interpreter():
+    code = """
+from dlink_adapter.caption_metrics import _meteor_program, score
+for _ in range(2):
+    assert score(["a dog", "a cat"], [["a dog"], ["a cat"]], ["meteor"], tokenizer="plain").scores["meteor"]
+print(_meteor_program.cache_info().misses, _meteor_program().meteor_p.pid)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    starts, pid = map(int, run.stdout.split())
+    assert starts == 1 and run.returncode == 0, run.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @pytest.mark.parametrize(
