@@ -109,6 +109,10 @@ class Captioner(nn.Module):
         """As of any module, but the frozen bridge stays in eval mode: it has noise while training, and no dropout."""
         super().train(mode)
         self.bridge.eval()
+        if mode and self.settings.quantize in ("nf4", "fp4"):
+            # In eval mode on a CPU, bitsandbytes packs 4-bit weights into a form that has no gradient; it unpacks them
+            # when they are asked for.
+            self.llm.state_dict()
         return self
 
     def prefix(self, embedding: Tensor, is_text: Tensor, generator: Generator | None = None) -> Tensor:

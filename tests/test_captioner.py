@@ -218,3 +218,21 @@ def test_a_tokenizer_without_an_end(make):
     captioner.tokenizer.eos_token = None
     with pytest.raises(ValueError, match="has no EOS token, so that captions would never end"):
         Captioner(captioner.bridge, captioner.llm, captioner.tokenizer, captioner.settings)
+
+
+def test_a_quantised_captioner_has_gradients_after_it_generated(make, x, captions):
+    captioner = make(tuning="lora", quantize="nf4", lora_dropout=0.0)
+    rows, is_text = batch(captioner, captions[:8]), torch.zeros(8, dtype=torch.bool)
+
+    def gradient():
+        captioner.train()
+        captioner.zero_grad()
+        torch.manual_seed(0)
+        captioner(x, is_text, **rows)["loss"].backward()
+        return captioner.projector[0].weight.grad.clone()
+
+    before = gradient()
+    captioner.generate(x, max_new_tokens=2)
+    assert before.abs().sum() > 0
+    after = gradient()  # packing rounds the scales
+    assert torch.cosine_similarity(after.flatten(), before.flatten(), dim=0) > 0.999
