@@ -3,13 +3,19 @@
 from pathlib import Path
 
 from dlink_adapter.baselines.identity import Identity
+from dlink_adapter.baselines.kernel_ridge import KernelRidge
 from dlink_adapter.baselines.mean_shift import MeanShift
+from dlink_adapter.baselines.memory import Memory
+from dlink_adapter.baselines.pls import PLS
+from dlink_adapter.baselines.procrustes import Procrustes
+from dlink_adapter.baselines.realign import ReAlign
 from dlink_adapter.baselines.ridge import Ridge
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.pretrained import PretrainedBridge, read_config, resolve_folder
 
 BRIDGES: dict[str, type[PretrainedBridge]] = {
-    bridge.name: bridge for bridge in (Identity, MeanShift, Ridge, DiffusionLink)
+    bridge.name: bridge
+    for bridge in (Identity, MeanShift, ReAlign, Procrustes, PLS, Ridge, KernelRidge, Memory, DiffusionLink)
 }
 
 
