@@ -1,10 +1,13 @@
 """Host models: where, in a model with its own encoder and language model, the encoder's output meets the projector.
 
-A host is data, not code. Its entry is keyed by `model.config.model_type`, and `attach(model, link)` looks it up.
+A host is data, not code. Its entry is keyed by `model.config.model_type`, or by the name of its class where it is none
+of transformers', and `attach(model, link)` looks it up. Hosts with several projectors (Granite 4 Vision), or with two
+inputs to one (DeepSeek-VL hybrid, VibeVoice), have no entry: `attach(model, link, target=...)` takes any module.
 """
 
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 from torch import nn
 
@@ -97,39 +100,49 @@ HOSTS: dict[str, Host] = {
     "qianfan_ocr": Host("multi_modal_projector", note="vision_config.hidden_size / downsample_ratio^2: 2 x 2 patches"),
     "step3p7": Host("multi_modal_projector", note="vision_config.hidden_size x 4, after two convolutions"),
     "vipllava": Host("multi_modal_projector", note="vision_config.hidden_size x len(vision_feature_layers): a patch"),
+    # outside transformers, by the name of the class
+    "ClapCaptionModel": Host("clap_project", note="CLAP-Cap of msclap: one unit-norm CLAP embedding a clip"),
+    "ClipCaptionModel": Host("clip_project", note="ClipCap: one CLIP embedding an image"),
+    "LLaMA_adapter": Host("image_bind_proj", note="ImageBind-LLM: one ImageBind embedding"),
+    "OpenLLAMAPEFTModel": Host("llama_proj", note="PandaGPT: one ImageBind embedding"),
+    "slam_model": Host("encoder_projector", note="SLAM-LLM, and DRCap in it: what its encoder gives"),
 }
 
 
-def register_host(model_type: str, host: Host) -> None:
-    """Make `attach(model, link)` know the models whose `config.model_type` is `model_type`.
+def register_host(name: str, host: Host) -> None:
+    """Make `attach(model, link)` know the models of that `config.model_type`, or of the class of that name.
 
     Raises:
         ValueError: another host is registered under that name.
     """
-    if HOSTS.setdefault(model_type, host) != host:
-        raise ValueError(f"host {model_type!r} is registered already, as {HOSTS[model_type]}")
+    if HOSTS.setdefault(name, host) != host:
+        raise ValueError(f"host {name!r} is registered already, as {HOSTS[name]}")
 
 
 def host_of(model: nn.Module, dim: int | None = None) -> Host:
-    """The entry of HOSTS for `model`, by its `config.model_type`.
+    """The entry of HOSTS for `model`: by its `config.model_type`, or else by its class and those it inherits from.
 
     Args:
-        model: a transformers model, or any module with a `config` like theirs.
+        model: a transformers model or any module; also one that contains a known host, as DDP does.
         dim: width of the bridge, held against the encoder's where both are known.
 
     Raises:
         ValueError: no entry, or an encoder of another width.
     """
-    config = getattr(model, "config", None)
-    model_type = getattr(config, "model_type", None)
-    if model_type not in HOSTS:
-        raise ValueError(
-            f"{type(model).__name__} is no known host (config.model_type is {model_type!r}; known: {', '.join(HOSTS)})"
-            ': give target="dotted.path.of.the.projector", or register_host'
-        )
-    host = HOSTS[model_type]
-    if host.encoder_dim is not None and dim is not None:
-        width = reduce(getattr, host.encoder_dim.split("."), config)
-        if width != dim:
-            raise ValueError(f"the bridge has dim {dim}, this {model_type}'s config.{host.encoder_dim} is {width}")
-    return host
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        for name in (getattr(config, "model_type", None), *(kind.__name__ for kind in type(module).__mro__)):
+            if name in HOSTS:
+                _check_width(name, config, dim)
+                return HOSTS[name]
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    raise ValueError(
+        f"{type(model).__name__} is no known host (config.model_type is {model_type!r}): give "
+        f'target="dotted.path.of.the.projector", or register_host. Known: {", ".join(HOSTS)}'
+    )
+
+
+def _check_width(name: str, config: Any, dim: int | None) -> None:
+    path = HOSTS[name].encoder_dim
+    if path is not None and dim is not None and (width := reduce(getattr, path.split("."), config)) != dim:
+        raise ValueError(f"the bridge has dim {dim}, this {name}'s config.{path} is {width}")
