@@ -6,15 +6,19 @@ bridge first. Nothing else in the host changes, its checkpoint keys included: `p
 
 - a checkpoint of the plain host loads into the bridged one, strictly too; the bridge then keeps its weights;
 - a checkpoint of the bridged host loads into the bridged one, strictly;
+- a checkpoint with the weights of another bridge is an error, also with `strict=False`;
 - a checkpoint of the bridged host loads into a plain one with `strict=False`, or with transformers' `from_pretrained`,
   which reports the bridge's keys as unexpected. A plain host has no hooks of ours: `detach` first to save without them.
 
-Quantise, shard or load the host first and attach afterwards.
+Quantise, shard or load the host first and attach afterwards. With peft, the bridge stays outside the adapter: attach to
+the model or to the `PeftModel`, before or after. To train and save it with the adapter, attach first and name it:
+`LoraConfig(..., modules_to_save=["bridge"])`; then every adapter has a bridge of its own.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from inspect import ismethod
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -25,41 +29,46 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class BridgedModule(nn.Module):
-    """A host's module behind a bridge: `base_layer(bridge(x))`.
+    """A host's module behind a bridge: `layer(bridge(x))`.
 
     The first floating-point tensor among the arguments, positional ones first, goes through the bridge; everything
-    else passes as it came. Public attributes that the wrapper lacks are those of `base_layer`, because hosts read
-    things like `projector.weight.dtype` or `projector.linear_1.in_features`.
+    else passes as it came.
+
+    To the host and to peft the wrapper looks like the layer: what it lacks is read from the layer, because hosts read
+    things like `projector.weight.dtype`; the layer's own layers are replaced in the layer; and `named_modules` and
+    `named_parameters` give the host's names, as the state dict does. The layer's methods are not to be had, because
+    they would pass the bridge by.
 
     Args:
-        base_layer: the host's own module, left as it is.
+        layer: the host's own module, left as it is. (peft takes any module with a `base_layer` for one of its own.)
         bridge: any module `(..., dim) -> (..., dim)` that returns the dtype it was given.
     """
 
     enabled: bool
 
-    def __init__(self, base_layer: nn.Module, bridge: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, bridge: nn.Module) -> None:
         super().__init__()
-        self.base_layer = base_layer
+        self.layer = layer
         self.bridge = bridge
         self.enabled = True
-        self.training = base_layer.training
-        self.register_state_dict_post_hook(_drop_base_layer)
-        self.register_load_state_dict_pre_hook(_add_base_layer)
+        self.training = layer.training
+        self.register_state_dict_post_hook(_drop_layer)
+        self.register_load_state_dict_pre_hook(_add_layer)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not self.enabled:
-            return self.base_layer(*args, **kwargs)
+            return self.layer(*args, **kwargs)
         for i, value in enumerate(args):
             if _is_embedding(value):
-                return self.base_layer(*args[:i], self._cross(value), *args[i + 1 :], **kwargs)
+                return self.layer(*args[:i], self._cross(value), *args[i + 1 :], **kwargs)
         for name, value in kwargs.items():
             if _is_embedding(value):
-                return self.base_layer(*args, **{**kwargs, name: self._cross(value)})
-        raise TypeError(f"{type(self.base_layer).__name__} was called without a floating-point tensor to bridge")
+                return self.layer(*args, **{**kwargs, name: self._cross(value)})
+        raise TypeError(f"{type(self.layer).__name__} was called without a floating-point tensor to bridge")
 
     def _cross(self, x: Tensor) -> Tensor:
-        # In a host spread over devices, accelerate's hook on base_layer moves the input only after the bridge.
+        _check_precision(self.bridge)
+        # In a host spread over devices, accelerate's hook on the layer moves the input only after the bridge.
         home = next(self.bridge.parameters(), x).device
         return self.bridge(x.to(home)).to(x.device)
 
@@ -68,9 +77,35 @@ class BridgedModule(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             # A private name is how copy, pickle and accelerate ask what *this* object is.
-            if name.startswith("_") or name == "base_layer":
+            if name.startswith("_") or name == "layer":
                 raise
-            return getattr(self.base_layer, name)
+        value = getattr(self.layer, name)
+        if ismethod(value):
+            raise AttributeError(
+                f"{name!r} is a method of the {type(self.layer).__name__} behind a bridge: detach the bridge, and "
+                "attach it again afterwards"
+            )
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        layer = self.__dict__.get("_modules", {}).get("layer")
+        if layer is not None and name in layer._modules:
+            setattr(layer, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """As of any module, with the names that the host has without the bridge."""
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        yield prefix, self
+        yield from self.layer.named_modules(memo, prefix, remove_duplicate)
+        yield from self.bridge.named_modules(memo, f"{prefix}.bridge".removeprefix("."), remove_duplicate)
 
 
 def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
@@ -86,18 +121,20 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
             `dlink_adapter.hosts.HOSTS` for `model.config.model_type`.
 
     Raises:
-        ValueError: no known host, no such target, an ambiguous one, one with a bridge already, or one of another width.
+        ValueError: no known host, no such target, an ambiguous one, one with a bridge already, one of another width, or
+            a bridge that is quantised.
     """
     dim = getattr(link, "dim", None)
+    _check_precision(link)
     modules = _host_modules(model)
     path = _find(modules, target if target is not None else host_of(model, dim).target, dim)
-    base_layer = modules[path]
-    _check(path, base_layer, dim)
+    layer = modules[path]
+    _check(path, layer, dim)
     parent, _, leaf = path.rpartition(".")
-    weight = next(base_layer.parameters(), None)
+    weight = next(layer.parameters(), None)
     if weight is not None and not weight.is_meta:
         link.to(weight.device)
-    setattr(_unwrapped(modules[parent]), leaf, BridgedModule(base_layer, link.train(base_layer.training)))
+    setattr(_unwrapped(modules[parent]), leaf, BridgedModule(layer, link.train(layer.training)))
     return model
 
 
@@ -114,7 +151,7 @@ def detach(model: nn.Module, target: str | None = None) -> nn.Module:
     if path not in bridged:
         raise ValueError(f"no bridge is attached at {path!r}, only at {_listed(bridged)}")
     parent, _, leaf = path.rpartition(".")
-    setattr(_unwrapped(modules[parent]), leaf, bridged[path].base_layer)
+    setattr(_unwrapped(modules[parent]), leaf, bridged[path].layer)
     return bridged[path].bridge
 
 
@@ -168,7 +205,7 @@ def input_dim(module: nn.Module) -> int | None:
     """
     match module:
         case BridgedModule():
-            return input_dim(module.base_layer)
+            return input_dim(module.layer)
         case nn.Sequential() if len(module) > 0:
             return input_dim(module[0])
         case nn.Linear():  # bitsandbytes' 4-bit and 8-bit layers too
@@ -195,7 +232,7 @@ def _bridged(model: nn.Module) -> dict[str, BridgedModule]:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    return module.base_layer if isinstance(module, BridgedModule) else module
+    return module.layer if isinstance(module, BridgedModule) else module
 
 
 def _is_embedding(value: Any) -> bool:
@@ -219,16 +256,25 @@ def _find(modules: dict[str, nn.Module], target: str, dim: int | None) -> str:
     raise ValueError(message)
 
 
-def _check(path: str, base_layer: nn.Module, dim: int | None) -> None:
+def _check(path: str, layer: nn.Module, dim: int | None) -> None:
     if path == "":
         raise ValueError("the target is the model itself: give the path of one of its modules")
-    if isinstance(base_layer, BridgedModule):
+    if isinstance(layer, BridgedModule):
         raise ValueError(f"a bridge is attached at {path!r} already: detach it first")
-    if any(name == "bridge" for name, _ in base_layer.named_children()):
+    if any(name == "bridge" for name, _ in layer.named_children()):
         raise ValueError(f"{path!r} has a submodule `bridge` of its own, whose checkpoint keys would clash")
-    width = input_dim(base_layer)
+    width = input_dim(layer)
     if dim is not None and width is not None and width != dim:
         raise ValueError(f"the bridge has dim {dim}, but {path!r} takes {width}")
+
+
+def _check_precision(bridge: nn.Module) -> None:
+    for name, parameter in bridge.named_parameters():
+        if not parameter.is_floating_point():
+            raise ValueError(
+                f"{name} of the bridge is quantised, to {parameter.dtype}: a bridge stays in floating point. Quantise "
+                "the host first, and attach afterwards"
+            )
 
 
 def _listed(names: Any) -> str:
@@ -236,16 +282,30 @@ def _listed(names: Any) -> str:
     return ", ".join(shown[:8]) + (f", ... ({len(shown)} in all)" if len(shown) > 8 else "") or "none"
 
 
-def _drop_base_layer(_module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
-    inner = f"{prefix}base_layer."
+def _drop_layer(_module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
+    inner = f"{prefix}layer."
     for key in [key for key in state_dict if key.startswith(inner)]:
         state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
 
 
-def _add_base_layer(module: BridgedModule, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _add_layer(
+    module: BridgedModule,
+    state_dict: dict[str, Any],
+    prefix: str,
+    _metadata: dict[str, Any],
+    _strict: bool,
+    _missing: list[str],
+    _unexpected: list[str],
+    errors: list[str],
+) -> None:
     own = f"{prefix}bridge."
     for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(own)]:
-        state_dict[f"{prefix}base_layer.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+        state_dict[f"{prefix}layer.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+    has = module.bridge.state_dict(prefix=own, keep_vars=True)
+    given = [key for key in state_dict if key.startswith(own)]
     # A host saved without the bridge says nothing about it: the bridge keeps what it has.
-    if not any(key.startswith(own) for key in state_dict):
-        state_dict.update(module.bridge.state_dict(prefix=own, keep_vars=True))
+    if not given:
+        state_dict.update(has)
+    if strange := [key for key in given if key not in has]:
+        kind = type(module.bridge).__name__
+        errors.append(f"saved with another bridge than this {kind}, which has no {_listed(strange)}: attach that one")

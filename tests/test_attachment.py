@@ -57,12 +57,12 @@ class Toy(nn.Module):
         return self.heads(self.projector(2.0, mask=mask, features=self.encoder(x)))
 
 
-def llava() -> tuple[nn.Module, dict[str, Tensor]]:
+def llava(width: int = DIM) -> tuple[nn.Module, dict[str, Tensor]]:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    tiny = {"intermediate_size": 32, "num_attention_heads": 2}
+    tiny = {"intermediate_size": 64, "num_attention_heads": 2}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(hidden_size=DIM, num_hidden_layers=2, image_size=16, patch_size=8, **tiny),
+        vision_config=CLIPVisionConfig(hidden_size=width, num_hidden_layers=2, image_size=16, patch_size=8, **tiny),
         text_config=LlamaConfig(vocab_size=40, hidden_size=64, num_hidden_layers=1, num_key_value_heads=2, **tiny),
         image_token_index=39,
     )
@@ -125,36 +125,6 @@ def logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return model(**inputs).logits
 
 
-def test_host_is_bit_identical_before_disabled_and_after(host: tuple[nn.Module, dict[str, Tensor]]) -> None:
-    model, inputs = host
-    before, keys = logits(model, inputs), list(model.state_dict())
-    projector = model.model.multi_modal_projector
-    link = Shift()
-
-    assert attach(model, link) is model
-    assert not torch.equal(logits(model, inputs), before)
-    assert set(model.state_dict()) == {*keys, "model.multi_modal_projector.bridge.by"}
-    with disabled(model):
-        assert torch.equal(logits(model, inputs), before)
-    assert not torch.equal(logits(model, inputs), before)
-
-    assert detach(model) is link
-    assert model.model.multi_modal_projector is projector
-    assert torch.equal(logits(model, inputs), before)
-    assert list(model.state_dict()) == keys
-
-
-def test_identity_bridge_gives_the_hosts_own_logits(host: tuple[nn.Module, dict[str, Tensor]]) -> None:
-    model, inputs = host
-    before = logits(model, inputs)
-    assert torch.equal(logits(attach(model, nn.Identity()), inputs), before)
-
-
-def test_hosts_know_the_width_of_the_encoder(host: tuple[nn.Module, dict[str, Tensor]]) -> None:
-    with pytest.raises(ValueError, match=rf"dim 7.*config\.{HOSTS[host[0].config.model_type].encoder_dim} is {DIM}"):
-        attach(host[0], Shift(7))
-
-
 def test_save_pretrained_of_a_bridged_host_loads_plain_and_bridged(
     host: tuple[nn.Module, dict[str, Tensor]], tmp_path: Path
 ) -> None:
@@ -170,7 +140,9 @@ def test_save_pretrained_of_a_bridged_host_loads_plain_and_bridged(
     plain_file, bridged_file = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "bridged"))
     added = bridged_file.keys() - plain_file.keys()
     assert plain_file.keys() <= bridged_file.keys() and len(added) == 1 and added.pop().endswith("projector.bridge.by")
-    assert report["unexpected_keys"] == {"model.multi_modal_projector.bridge.by"} and not report["missing_keys"]
+    assert not report["missing_keys"]
+    (unexpected,) = report["unexpected_keys"]
+    assert unexpected.endswith("multi_modal_projector.bridge.by")
     assert torch.equal(logits(plain.eval(), inputs), before)
 
     attach(plain, Shift(by=0.0))
@@ -234,7 +206,7 @@ def test_first_floating_point_tensor_is_bridged_wherever_it_stands(toy: Toy) -> 
         wrapped(2.0, mask)
 
 
-def test_attributes_fall_through_to_the_base_layer(toy: Toy) -> None:
+def test_attributes_fall_through_to_the_layer(toy: Toy) -> None:
     attach(toy, Shift(), target="projector")
     attach(toy, Shift(8), target="heads.1")
     assert toy.projector.linear_1.weight.dtype == torch.float32
@@ -257,7 +229,7 @@ def test_bridge_follows_device_and_mode_of_the_target(toy: Toy) -> None:
         (Shift(), "projecter", r"no module 'projecter' in Toy; nearest.*: projector.*take dim 32: projector.linear_1"),
         (Shift(), "linear_2", r"bridge has dim 32, but 'projector.linear_2' takes 16"),
         (Shift(), "", "the target is the model itself"),
-        (Shift(), None, r"Toy is no known host \(config.model_type is None; known: llava, qwen2_audio"),
+        (Shift(), None, r"Toy is no known host \(config.model_type is None\): give target=.*Known: audioflamingo3, "),
         (Shift(9), "nowhere", r"modules that take dim 9: none"),
     ],
 )
@@ -306,18 +278,6 @@ def test_registered_host_is_found(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> 
         register_host("llama", Host("elsewhere"))
     toy.config = LlamaConfig()
     assert isinstance(attach(toy, Shift()).projector, BridgedModule)
-
-
-def test_one_optimiser_step_moves_only_the_bridge(host: tuple[nn.Module, dict[str, Tensor]]) -> None:
-    model, inputs = host
-    attach(model, Shift())
-    mark_only_bridge_trainable(model)
-    before = copy.deepcopy(model.state_dict())
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    model(**inputs).logits.logsumexp(-1).sum().backward()
-    optimiser.step()
-    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-    assert moved == {"model.multi_modal_projector.bridge.by"}
 
 
 def test_gradient_checkpointing_gives_the_same_gradient(host: tuple[nn.Module, dict[str, Tensor]]) -> None:
@@ -386,21 +346,6 @@ def test_disk_offloaded_host(toy: Toy, tmp_path: Path) -> None:
     torch.testing.assert_close(attach(toy, Shift(), "projector")(X), shifted)
 
 
-@pytest.mark.parametrize("bridge_first", [True, False])
-def test_lora_beside_the_bridge(host: tuple[nn.Module, dict[str, Tensor]], bridge_first: bool) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    model, inputs = host
-    bridged = logits(attach(copy.deepcopy(model), Shift()), inputs)
-    lora = LoraConfig(r=2, target_modules=["q_proj"])
-    if bridge_first:
-        tuned = get_peft_model(attach(model, Shift()), lora)
-    else:
-        tuned = attach(get_peft_model(model, lora), Shift())
-    assert torch.equal(logits(tuned, inputs), bridged)
-    assert not any("lora" in name for name, _ in detach(tuned).named_parameters())
-
-
 def test_four_bit_projector() -> None:
     import bitsandbytes as bnb
 
@@ -416,6 +361,104 @@ def test_four_bit_projector() -> None:
     with pytest.raises(ValueError, match="dim 32, but 'projector' takes 64"):
         detach(model)
         attach(model, Shift(32), "projector")
+
+
+def test_a_bridge_that_is_quantised_is_an_error(toy: Toy, make_link) -> None:
+    import bitsandbytes as bnb
+
+    attach(toy, make_link(dim=DIM), "projector")
+    toy.projector.bridge.denoiser.out = bnb.nn.Linear4bit(64, 64).to("cpu")
+    message = r"out.weight of the bridge is quantised, to torch.uint8.*Quantise the host first, and attach afterwards"
+    with pytest.raises(ValueError, match=message.replace("out", "denoiser.out", 1)):
+        toy(X)
+    with pytest.raises(ValueError, match=message):
+        attach(Toy(), detach(toy), "projector")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_checkpoint_with_another_bridge_is_an_error(toy: Toy, make_link, strict: bool) -> None:
+    attach(toy, make_link(dim=DIM), "projector")
+    other = attach(Toy(), Shift(), "projector")
+    message = r"saved with another bridge than this DiffusionLink, which has no projector\.bridge\.by: attach that one"
+    with pytest.raises(RuntimeError, match=message):
+        toy.load_state_dict(other.state_dict(), strict=strict)
+
+
+def test_names_are_those_of_the_host(toy: Toy) -> None:
+    plain = {name: module for name, module in toy.named_modules() if name != "projector"}
+    parameters = dict(toy.named_parameters())
+    wrapped = attach(toy, Shift(), "projector").projector
+    assert {name: module for name, module in toy.named_modules() if "projector.bridge" not in name} == {
+        **plain, "projector": wrapped.layer
+    }  # fmt: skip
+    named = dict(toy.named_parameters())
+    assert named.pop("projector.bridge.by") is wrapped.bridge.by and named.keys() == parameters.keys()
+    assert set(toy.modules()) == {*plain.values(), wrapped, wrapped.layer, wrapped.bridge}
+
+    replacement = nn.Linear(DIM, 16)
+    toy.set_submodule("projector.linear_1", replacement)
+    assert wrapped.layer.linear_1 is replacement
+    wrapped.layer.merge = wrapped.layer.forward
+    with pytest.raises(AttributeError, match=r"'merge' is a method of the Projector behind a bridge: detach"):
+        _ = wrapped.merge
+
+
+def test_fully_sharded(toy: Toy, make_link, tmp_path: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    attach(toy, make_link(dim=DIM), "projector")
+    expected = toy(X)
+    mesh_file = f"file://{tmp_path}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=mesh_file, rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        fully_shard(toy.projector, mesh=mesh)
+        fully_shard(toy, mesh=mesh)
+        torch.testing.assert_close(toy(X), expected)
+        toy(X).sum().backward()
+        assert toy.projector.bridge.denoiser.out.weight.grad.full_tensor().abs().sum() > 0
+        assert "projector.linear_1.weight" in toy.state_dict()
+        assert isinstance(detach(toy), nn.Module)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("projector", ["cpu", "disk"])
+def test_device_map(projector: str, make_link, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = llava()
+    bridged = logits(attach(model, make_link(dim=DIM)), inputs)
+    detach(model)
+    model.save_pretrained(tmp_path / "llava")
+    prefix = next(name for name, _ in model.named_modules() if name.endswith("multi_modal_projector"))
+    parent = prefix.rpartition("multi_modal_projector")[0]
+    places = {f"{parent}vision_tower": "cpu", prefix: projector, f"{parent}language_model": "disk", "lm_head": "cpu"}
+    loaded = type(model).from_pretrained(
+        tmp_path / "llava", device_map=places, offload_folder=tmp_path / "offload", dtype=torch.float32
+    )
+    attach(loaded.eval(), make_link(dim=DIM))
+    torch.testing.assert_close(logits(loaded, inputs), bridged)
+    assert next(loaded.get_submodule(prefix).bridge.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_host(kind: str, make_link, tmp_path: Path) -> None:
+    from dlink_adapter.integrations.causal_lm import quantization
+
+    torch.manual_seed(0)
+    model, inputs = llava(64)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, quantization_config=quantization(kind)).eval()
+    plain, keys = logits(loaded, inputs), list(loaded.state_dict())
+    attach(loaded, make_link(dim=64))
+    assert not torch.equal(logits(loaded, inputs), plain)
+    with disabled(loaded):
+        assert torch.equal(logits(loaded, inputs), plain)
+    mark_only_bridge_trainable(loaded)
+    loaded(**inputs).logits.sum().backward()
+    assert all(value.grad is None for name, value in loaded.named_parameters() if ".bridge." not in name)
+    detach(loaded)
+    assert torch.equal(logits(loaded, inputs), plain) and list(loaded.state_dict()) == keys
 
 
 def test_input_dim_of_the_kinds_that_say() -> None:

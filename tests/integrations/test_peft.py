@@ -1,0 +1,172 @@
+"""A bridge beside and inside peft's adapters."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from dlink_adapter.attachment import attach, detach, disabled, mark_only_bridge_trainable
+from dlink_adapter.bridge import DiffusionLink
+
+DIM = 32
+
+
+@pytest.fixture
+def llava() -> nn.Module:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    torch.manual_seed(0)
+    tiny = {"intermediate_size": 32, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(hidden_size=DIM, num_hidden_layers=2, image_size=16, patch_size=8, **tiny),
+        text_config=LlamaConfig(vocab_size=40, hidden_size=64, num_hidden_layers=1, num_key_value_heads=2, **tiny),
+        image_token_index=39,
+    )
+    return LlavaForConditionalGeneration(config).eval()
+
+
+@pytest.fixture
+def inputs() -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    pixels = torch.randn(1, 3, 16, 16, generator=draw)
+    return {"input_ids": torch.tensor([[1, 39, 39, 39, 39, 5, 6]]), "pixel_values": pixels}
+
+
+@torch.no_grad()
+def logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    return model(**inputs).logits
+
+
+def train(model: nn.Module, inputs: dict[str, Tensor], steps: int = 2) -> None:
+    """A few steps: the first one only moves what starts at zero."""
+    optimiser = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model(**inputs).logits.logsumexp(-1).mean().backward()
+        optimiser.step()
+
+
+def trained(model: nn.Module) -> set[str]:
+    return {name for name, value in model.named_parameters() if value.requires_grad}
+
+
+PROJECTOR = LoraConfig(r=2, target_modules=["q_proj", "linear_1"])
+INSIDE = LoraConfig(r=2, target_modules=["q_proj", "linear_1"], modules_to_save=["bridge"])
+
+
+@pytest.mark.parametrize("bridge_first", [True, False])
+def test_outside_the_adapter(llava, inputs, make_link, tmp_path: Path, bridge_first: bool) -> None:
+    plain = copy.deepcopy(llava)
+    bridged = logits(attach(copy.deepcopy(llava), make_link(dim=DIM)), inputs)
+    link = make_link(dim=DIM)
+    tuned = (
+        get_peft_model(attach(llava, link), PROJECTOR)
+        if bridge_first
+        else attach(get_peft_model(llava, PROJECTOR), link)
+    )
+    assert torch.equal(logits(tuned, inputs), bridged)
+    link.requires_grad_(False)
+    assert all("lora_" in name for name in trained(tuned)) and any("linear_1" in name for name in trained(tuned))
+    train(tuned, inputs)
+    after = logits(tuned, inputs)
+    assert not torch.equal(after, bridged)
+
+    tuned.save_pretrained(tmp_path)  # the adapter, LoRA of the bridged projector included, and nothing of the bridge
+    loaded = PeftModel.from_pretrained(plain, tmp_path)
+    assert torch.equal(logits(attach(loaded, make_link(dim=DIM)), inputs), after)
+    later = PeftModel.from_pretrained(attach(detached(loaded), make_link(dim=DIM)), tmp_path)
+    assert torch.equal(logits(later, inputs), after)
+
+    merged = tuned.merge_and_unload()
+    torch.testing.assert_close(logits(merged, inputs), after)
+    assert isinstance(detach(merged), DiffusionLink)
+    assert not any("lora" in name or "bridge" in name for name in merged.state_dict())
+
+
+def detached(loaded: PeftModel) -> nn.Module:
+    detach(loaded)
+    return loaded.unload()
+
+
+def test_inside_the_adapter(llava, inputs, make_link, tmp_path: Path) -> None:
+    plain, fresh = logits(llava, inputs), copy.deepcopy(llava)
+    bridged = logits(attach(llava, make_link(dim=DIM)), inputs)
+    tuned = get_peft_model(llava, INSIDE)
+    assert torch.equal(logits(tuned, inputs), bridged)
+    assert any("bridge" in name for name in trained(tuned))
+    train(tuned, inputs)
+    after = logits(tuned, inputs)
+    with tuned.disable_adapter():
+        assert torch.equal(logits(tuned, inputs), bridged)  # peft switches back to the bridge as it was
+        with disabled(tuned):
+            assert torch.equal(logits(tuned, inputs), plain)
+
+    tuned.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(attach(fresh, make_link(dim=DIM)), tmp_path)
+    assert torch.equal(logits(loaded, inputs), after)
+
+    merged = tuned.merge_and_unload()
+    torch.testing.assert_close(logits(merged, inputs), after)
+    assert isinstance(detach(merged), DiffusionLink)
+
+
+def test_an_adapter_that_was_saved_with_another_bridge(llava, inputs, make_link, tmp_path: Path) -> None:
+    other = copy.deepcopy(llava)
+    get_peft_model(attach(llava, make_link(dim=DIM)), INSIDE).save_pretrained(tmp_path)
+    with pytest.raises((KeyError, RuntimeError), match="bridge"):
+        PeftModel.from_pretrained(attach(other, make_link(dim=DIM, blocks=2)), tmp_path)
+
+
+def test_several_adapters_each_with_a_bridge(llava, inputs, make_link) -> None:
+    tuned = get_peft_model(attach(llava, make_link(dim=DIM)), INSIDE)
+    bridged = logits(tuned, inputs)
+    train(tuned, inputs)
+    first = logits(tuned, inputs)
+    tuned.add_adapter("second", INSIDE)
+    tuned.set_adapter("second")
+    assert torch.equal(logits(tuned, inputs), bridged)
+    train(tuned, inputs, steps=3)
+    second = logits(tuned, inputs)
+    assert not torch.equal(second, first)
+    tuned.set_adapter("default")
+    assert torch.equal(logits(tuned, inputs), first)
+    tuned.set_adapter("second")
+    assert torch.equal(logits(tuned, inputs), second)
+
+
+def test_several_adapters_behind_one_bridge(llava, inputs, make_link) -> None:
+    tuned = attach(get_peft_model(llava, PROJECTOR), make_link(dim=DIM))
+    tuned.add_adapter("second", PROJECTOR)
+    mark_only_bridge_trainable(tuned)
+    train(tuned, inputs)
+    both = [logits(tuned, inputs)]
+    tuned.set_adapter("second")
+    both.append(logits(tuned, inputs))
+    assert torch.equal(*both)  # LoRA starts at nothing, and one bridge serves both
+
+
+def test_lora_on_a_projector_that_is_one_layer(inputs, make_link) -> None:
+    """peft wraps the layer and the bridge comes before both, or peft says that it cannot."""
+    model = nn.ModuleDict({"projector": nn.Linear(DIM, 8)}).eval()
+    lora = LoraConfig(r=2, target_modules=["projector"], init_lora_weights=False)
+    x = torch.randn(3, DIM, generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(0)
+    tuned = get_peft_model(model, lora).eval()
+    link = make_link(dim=DIM)
+    expected = model["projector"](link(x))
+    attach(tuned, link, "projector")
+    assert torch.equal(model["projector"](x), expected)
+    with pytest.raises(
+        AttributeError, match=r"'merge' is a method of the Linear behind a bridge: detach the bridge, and attach"
+    ):
+        tuned.merge_and_unload()
+    detach(tuned)
+    merged = attach(tuned.merge_and_unload(), link, "projector")
+    torch.testing.assert_close(merged["projector"](x), expected)
+
+    bridge_first = nn.ModuleDict({"projector": nn.Linear(DIM, 8)})
+    with pytest.raises(ValueError, match="BridgedModule"):
+        get_peft_model(attach(bridge_first, link, "projector"), lora)
