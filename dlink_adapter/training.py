@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.calibrate import calibrate
+from dlink_adapter.calibrate import MAX_CLIPS, calibrate
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.gap import before_and_after, measure
 
@@ -103,13 +103,13 @@ def fit(
         )
     started = time.monotonic()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    link.space.to(accelerator.device).fit(train.audio.to(accelerator.device), train.text.to(accelerator.device))
+    link.space.to(accelerator.device).fit(train.blocks("audio"), train.blocks("text"))
     run = _Run(link, train, config, accelerator, Path(out) if out is not None else None)
     losses = run.train(progress)
     link.metadata["fingerprint"] = train.metadata.get("fingerprint")
     link.metadata["training"] = {**asdict(config), "pairs": len(train), "clips": train.clips}
     link.eval()
-    calibration = calibrate(link, held_out, train.text)
+    calibration = calibrate(link, held_out, next(iter(train.blocks("text"))))
     link.metadata["gap_before_and_after"] = _gap(link, held_out)
     link.metadata["space"] = link.space.describe()
     if out is not None and accelerator.is_main_process:
@@ -136,7 +136,7 @@ class _Run:
         self, link: DiffusionLink, pairs: PairedEmbeddings, config: FitConfig, accelerator: Any, out: Path | None
     ):
         self.link, self.pairs, self.config, self.accelerator, self.out = link, pairs, config, accelerator, out
-        self.step = 0
+        self.step, self.order = 0, torch.empty(0, dtype=torch.long)  # the order of the pairs in this epoch
         self.batch_size = min(config.batch_size, len(pairs))
         with _seeded(config.seed):
             link.denoiser.reset_parameters()
@@ -185,8 +185,10 @@ class _Run:
         """This process's share of the rows of this step: whole epochs, each in its own order."""
         a_epoch = len(self.pairs) // self.batch_size
         epoch, place = divmod(self.step, a_epoch)
-        order = torch.randperm(len(self.pairs), generator=Generator().manual_seed(self.config.seed * 1_000_003 + epoch))
-        batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+        if place == 0 or not len(self.order):
+            draw = Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+            self.order = torch.randperm(len(self.pairs), generator=draw)
+        batch = self.order[place * self.batch_size : (place + 1) * self.batch_size]
         return batch[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _log(self, losses: dict[str, float]) -> None:
@@ -240,7 +242,8 @@ class _Run:
 
 @torch.no_grad()
 def _gap(link: DiffusionLink, pairs: PairedEmbeddings) -> dict[str, list[float]]:
-    """The modality gap on held-out pairs, before and after the bridge."""
+    """The modality gap on held-out pairs, as many as are calibrated on, before and after the bridge."""
+    pairs = pairs.select(range(min(pairs.clips, MAX_CLIPS)))
     audio, text = pairs.audio.cpu(), pairs.text.cpu()
     bridged = link(audio.to(link.space.text_mean.device)).cpu()
     return before_and_after(measure(audio, text, pairs.clip), measure(bridged, text, pairs.clip))
