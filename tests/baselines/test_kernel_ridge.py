@@ -5,8 +5,9 @@ import torch
 from sklearn.kernel_ridge import KernelRidge as Reference
 from torch.nn.functional import normalize
 
-from dlink_adapter.baselines import kernel_ridge
-from dlink_adapter.baselines.kernel_ridge import KernelRidge, kernel
+from dlink_adapter import kernel_regression
+from dlink_adapter.baselines.kernel_ridge import KernelRidge
+from dlink_adapter.kernel_regression import kernel
 from dlink_adapter.baselines.ridge import Ridge
 
 
@@ -31,7 +32,7 @@ def test_it_is_the_kernel_ridge_of_scikit_learn(pairs):
     unit = normalize(a, dim=-1).numpy()
     spread = torch.linalg.eigvalsh(kernel(a, normalize(a, dim=-1), chosen["sharpness"])).mean().item()
     reference = Reference(alpha=chosen["strength"] * spread, kernel="rbf", gamma=chosen["sharpness"] / 2)
-    share = bridge.share.double()
+    share = bridge.regression.share.double()
     reference.fit(unit, (t - share * a).numpy())
     new = bridge.space.encode(pairs[0][100:].double())
     predicted = torch.from_numpy(reference.predict(normalize(new, dim=-1).numpy()))
@@ -51,11 +52,11 @@ def test_it_learns_what_no_matrix_can():
 def test_few_landmarks_are_close_to_all(pairs, monkeypatch):
     audio, text = pairs
     exact = fitted(audio[:500], text[:500])
-    monkeypatch.setattr(kernel_ridge, "LANDMARKS", 250)
-    monkeypatch.setattr(kernel_ridge, "SAMPLE", 200)
-    monkeypatch.setattr(kernel_ridge, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(kernel_regression, "LANDMARKS", 250)
+    monkeypatch.setattr(kernel_regression, "SAMPLE", 200)
+    monkeypatch.setattr(kernel_regression, "BLOCK_ROWS", 64)
     few = fitted(audio[:500], text[:500])
-    assert few.landmarks.shape == few.dual.shape == (250, 32)
+    assert few.regression.landmarks.shape == few.regression.dual.shape == (250, 32)
     assert (exact(audio[500:]) * few(audio[500:])).sum(-1).min() > 0.99
 
 
@@ -65,4 +66,4 @@ def test_it_keeps_of_the_input_what_is_aligned_already(rotate, low, high):
     text = torch.randn(60, 32, generator=draw)
     turned = text @ torch.linalg.qr(torch.randn(32, 32, generator=draw)).Q if rotate else text
     bridge = fitted(turned + 0.3 * torch.randn(60, 32, generator=draw), text)
-    assert low < bridge.share < high
+    assert low < bridge.regression.share < high

@@ -9,12 +9,17 @@ STRENGTHS = tuple(10 ** (power / 2) for power in range(-6, 7))  # relative to th
 
 
 class RidgeFit(NamedTuple):
-    """rows @ weight + anchor_scale * anchor predicts the targets; `error` is the mean square on a row left out."""
+    """rows @ weight + anchor_scale * anchor predicts the targets."""
 
     weight: Tensor  # (features, dim)
     anchor_scale: float
     strength: float
-    error: float
+    left_out: Tensor  # (n, dim) target minus prediction of each row when it is left out
+
+    @property
+    def error(self) -> float:
+        """The mean square of `left_out`."""
+        return self.left_out.square().mean().item()
 
 
 def ridge_by_leave_one_out(
@@ -44,7 +49,6 @@ def ridge_by_leave_one_out(
         error, anchor_error = left_out[:, :dim], left_out[:, dim:]
         scale = (error * anchor_error).sum() / anchor_error.square().sum().clamp_min(1e-12)
         weight = shrunk.unsqueeze(-1) * (projected[:, :dim] - scale * projected[:, dim:])
-        mean_square = (error - scale * anchor_error).square().mean()
-        fits.append(RidgeFit(weight, scale.item(), strength, mean_square.item()))
+        fits.append(RidgeFit(weight, scale.item(), strength, error - scale * anchor_error))
     best = min(fits, key=lambda fit: fit.error)
     return best._replace(weight=vectors @ best.weight)
