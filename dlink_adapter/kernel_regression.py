@@ -1,7 +1,5 @@
 """Kernel ridge regression between two sets of coordinates: the strongest smooth map with a closed form."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -9,7 +7,6 @@ from torch.nn.functional import normalize
 from dlink_adapter.leave_one_out import RidgeFit, ridge_by_leave_one_out
 
 SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0)
-LANDMARKS = 2048  # with more rows, the kernel is seen through this many of them (Williams and Seeger, NeurIPS 2000)
 SAMPLE = 8192  # rows that are left out in turn
 FEW = 512  # rows that the sharpness is chosen on; everything else is on all of them
 BLOCK_ROWS = 8192
@@ -20,19 +17,29 @@ class KernelRegression(nn.Module):
 
     The sharpness g, the ridge's strength and s, the share of the input that the rest is added to, are those with the
     smallest leave-one-out error, g on `FEW` rows.
+
+    Args:
+        dim: width of a row.
+        landmarks: the most a_j there can be; with more rows than that, the kernel is seen through so many of them
+            (Williams and Seeger, NeurIPS 2000). With fewer, the places that are left are zero.
     """
 
-    landmarks: Tensor  # (m, dim), unit norm
-    dual: Tensor  # (m, dim), the c_j
+    landmarks: Tensor  # (landmarks, dim), unit norm
+    dual: Tensor  # (landmarks, dim), the c_j
     sharpness: Tensor
     share: Tensor
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, landmarks: int = 2048):
         super().__init__()
-        self.register_buffer("landmarks", torch.zeros(0, dim))
-        self.register_buffer("dual", torch.zeros(0, dim))
+        self.register_buffer("landmarks", torch.zeros(landmarks, dim))
+        self.register_buffer("dual", torch.zeros(landmarks, dim))
         self.register_buffer("sharpness", torch.tensor(torch.nan))
         self.register_buffer("share", torch.tensor(torch.nan))
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit` was called, or fitted values were loaded. Waits for the device."""
+        return bool(self.sharpness.isfinite())
 
     def fit(self, a: Tensor, t: Tensor) -> dict[str, float]:
         """Regress t on a, both (n, dim) in float64; returns the settings that were chosen."""
@@ -40,9 +47,10 @@ class KernelRegression(nn.Module):
         a, t = a[order], t[order]
         few = a[:FEW], t[:FEW]
         best = min(SHARPNESS, key=lambda sharpness: _fit(*few, normalize(few[0], dim=-1), sharpness).error)
-        landmarks = normalize(a[:LANDMARKS], dim=-1)
+        landmarks = normalize(a[: len(self.landmarks)], dim=-1)
         found = _fit(a, t, landmarks, best)
-        self.landmarks, self.dual = landmarks.float(), found.weight.float()
+        for buffer, rows in ((self.landmarks, landmarks), (self.dual, found.weight)):
+            buffer.zero_()[: len(rows)] = rows
         self.sharpness.fill_(best)
         self.share.fill_(found.anchor_scale)
         return {"sharpness": best, "strength": found.strength, "share": round(found.anchor_scale, 4)}
@@ -50,12 +58,6 @@ class KernelRegression(nn.Module):
     def forward(self, a: Tensor) -> Tensor:
         similar = kernel(a, self.landmarks.to(a), self.sharpness.to(a))
         return self.share.to(a) * a + similar @ self.dual.to(a)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("landmarks", "dual"):  # as many as there were rows
-            if prefix + name in state_dict:
-                setattr(self, name, getattr(self, name).new_empty(state_dict[prefix + name].shape))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def kernel(a: Tensor, landmarks: Tensor, sharpness: Tensor | float) -> Tensor:

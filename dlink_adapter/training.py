@@ -27,6 +27,7 @@ from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.gap import before_and_after, measure
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+REGRESSION_CLIPS = 16384  # that closed forms are fitted on: more hardly help, and would have to be held in memory
 Pairs = PairedEmbeddings | tuple[Tensor, Tensor]
 
 
@@ -92,11 +93,12 @@ def fit(
     from accelerate import Accelerator
 
     config = config or FitConfig()
-    train, held_out = _as_pairs(pairs), None if val is None else _as_pairs(val)
-    if train.dim != link.dim:
-        raise ValueError(f"the bridge has dim {link.dim}, the pairs have dim {train.dim}")
+    given, held_out = _as_pairs(pairs), None if val is None else _as_pairs(val)
+    if given.dim != link.dim:
+        raise ValueError(f"the bridge has dim {link.dim}, the pairs have dim {given.dim}")
+    train = given
     if held_out is None:
-        train, held_out = train.split((1 - config.holdout, config.holdout), seed=config.seed)
+        train, held_out = given.split((1 - config.holdout, config.holdout), seed=config.seed)
     if held_out.clips < 3:
         raise ValueError(
             f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"
@@ -104,6 +106,8 @@ def fit(
     started = time.monotonic()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     link.space.to(accelerator.device).fit(train.blocks("audio"), train.blocks("text"))
+    link.to(accelerator.device)
+    _fit_regressions(link, train, config.seed)
     run = _Run(link, train, config, accelerator, Path(out) if out is not None else None)
     losses = run.train(progress)
     link.metadata["fingerprint"] = train.metadata.get("fingerprint")
@@ -111,6 +115,8 @@ def fit(
     link.eval()
     calibration = calibrate(link, held_out, next(iter(train.blocks("text"))))
     link.metadata["gap_before_and_after"] = _gap(link, held_out)
+    if train is not given:
+        _fit_regressions(link, given, config.seed)
     link.metadata["space"] = link.space.describe()
     if out is not None and accelerator.is_main_process:
         link.save_pretrained(out)
@@ -238,6 +244,14 @@ class _Run:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.schedule.load_state_dict({"last_epoch": self.step - 1, "_step_count": self.step})
         self.schedule.step()
+
+
+def _fit_regressions(link: DiffusionLink, pairs: PairedEmbeddings, seed: int) -> None:
+    """What has a closed form takes a second: it is fitted again once nothing needs to be held out."""
+    if pairs.clips > REGRESSION_CLIPS:
+        pairs = pairs.select(torch.randperm(pairs.clips, generator=Generator().manual_seed(seed))[:REGRESSION_CLIPS])
+    device = link.space.text_mean.device
+    link.fit_regressions(pairs.audio.to(device), pairs.text.to(device), pairs.clip.to(device))
 
 
 @torch.no_grad()
