@@ -24,7 +24,7 @@ def calibrate(
     cosines: tuple[float, ...] = COSINES,
     kernel_shares: tuple[float, ...] = KERNEL_SHARES,
 ) -> dict[str, float]:
-    """Set the depth and the kernel share that `link.config` leaves open to the best of these; returns what was measured.
+    """Set what `link.config` leaves open, depth and kernel share, to the best of these; returns what was measured.
 
     The criterion is paired cosine, centred on the text mean, + mean reciprocal rank of each clip's own caption: a
     collapse to the mean wins the one and loses the other, and the gap after centring is what predicts captions (arXiv

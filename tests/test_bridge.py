@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
 from dlink_adapter.bridge import DiffusionLink, add_noise, mirrored_noise
 from dlink_adapter.config import BridgeConfig

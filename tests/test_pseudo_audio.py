@@ -29,12 +29,12 @@ def test_it_finds_the_map_and_the_scatter(world):
 
 
 def test_a_caption_scatters_around_its_mean_as_audio_does(world):
-    pseudo_audio, rotation, _ = world
+    pseudo_audio = world[0]
     text = 100 * torch.randn(1, DIM, generator=torch.Generator().manual_seed(1))  # so far out that norms hardly matter
     many = pseudo_audio(text.expand(20_000, DIM), torch.Generator().manual_seed(2))
     torch.testing.assert_close(many.norm(dim=-1), torch.full((20_000,), DIM**0.5))
     mean = pseudo_audio(text, noise=False)
-    torch.testing.assert_close(normalize(many.mean(0, keepdim=True), dim=-1), normalize(mean, dim=-1), atol=1e-3, rtol=0)
+    assert torch.cosine_similarity(many.mean(0, keepdim=True), mean).item() > 1 - 1e-5
     scale = DIM**0.5 / (text @ pseudo_audio.weight).norm()
     direction = normalize(mean, dim=-1)[0].double()
     across = torch.eye(DIM, dtype=torch.float64) - torch.outer(direction, direction)
