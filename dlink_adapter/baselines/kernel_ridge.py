@@ -67,7 +67,7 @@ def _fit(a: Tensor, t: Tensor, landmarks: Tensor, sharpness: float) -> RidgeFit:
     eigenvalues, vectors = torch.linalg.eigh(kernel(landmarks, landmarks, sharpness))
     seen = eigenvalues > 1e-10 * eigenvalues[-1]
     whiten = vectors[:, seen] / eigenvalues[seen].sqrt()
-    gram, cross = 0.0, 0.0
+    gram, cross = a.new_zeros(len(whiten.T), len(whiten.T)), a.new_zeros(len(whiten.T), 2 * a.shape[-1])
     for some_a, some_t in zip(a.split(BLOCK_ROWS), t.split(BLOCK_ROWS), strict=True):
         features = kernel(some_a, landmarks, sharpness) @ whiten
         gram, cross = gram + features.T @ features, cross + features.T @ torch.cat([some_t, some_a], dim=-1)
