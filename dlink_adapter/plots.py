@@ -207,12 +207,14 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _panels(count: int, width: float, height: float, **shared: bool) -> "tuple[Figure, list[Any]]":
+def _panels(
+    count: int, width: float, height: float, *, sharex: bool = False, sharey: bool = False
+) -> "tuple[Figure, list[Any]]":
     """A figure with `count` axes of a size in inches, `COLUMNS` a row."""
     columns = min(count, COLUMNS)
     rows = -(-count // columns)
     figure = _figure(width * columns, height * rows)
-    grid = figure.subplots(rows, columns, squeeze=False, **shared).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
     for axes in grid[count:]:
         axes.remove()
     return figure, list(grid[:count])
