@@ -4,10 +4,11 @@
 LLM's width (ClipCap, Mokady et al., 2021). Trained on text alone, it sees bridged captions; audio only comes in use.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from torch import Generator, Tensor, nn
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.config import from_known
-from dlink_adapter.pretrained import PretrainedBridge
+from dlink_adapter.pretrained import WEIGHTS_FILE, PretrainedBridge, push_saved
 
 CONFIG_FILE, PROJECTOR_FILE, BRIDGE_FOLDER, ADAPTER_FOLDER = (
     "captioner.json",
@@ -26,7 +27,27 @@ CONFIG_FILE, PROJECTOR_FILE, BRIDGE_FOLDER, ADAPTER_FOLDER = (
     "bridge",
     "adapter",
 )
+CARD_FILE, CARD = (
+    "README.md",
+    """---
+library_name: dlink-adapter
+tags: [dlink-adapter, audio-captioning, multimodal]
+base_model: {base_model}
+---
+
+# Captions of embeddings by {base_model}, behind a {bridge} bridge
+
+```python
+from dlink_adapter.integrations.causal_lm import load_captioner
+
+captioner = load_captioner("this folder or repository")
+captioner.generate(embeddings)  # (n, {dim}) of the encoder that the bridge was fitted on
+```
+""",
+)
+PREFIX_MARK = "<the prefix tokens>"  # where they stand in a chat template's text
 PATHS = ("base_model", "encoder_path")  # hub ids, or folders that are saved relative to the captioner's
+BRIDGE_KEY = "bridge_sha256"
 IGNORED = -100  # the label that transformers' loss leaves out
 
 
@@ -40,9 +61,12 @@ class CaptionerConfig:
         hidden: width of the projector's hidden layer.
         before: prompt before the prefix, after BOS.
         after: prompt between the prefix and the caption.
+        chat: `before`, prefix and `after` are a user's turn in the tokenizer's chat template, the caption the answer.
         tuning: "frozen", "lora" or "full".
         quantize: "nf4", "fp4", "int8" or None, by bitsandbytes.
         lora_r, lora_alpha, lora_dropout: of the LoRA adapter.
+        target_modules: layers with LoRA, commas between their names, or "all-linear"; None for those that peft has for
+            the model's family (query and value projections of a LLaMA).
         max_caption_tokens: longer captions are cut in training, and generation stops there.
         encoder: name in `ENCODERS` of the frozen encoder, for captioning files.
         encoder_path: its hub id or folder.
@@ -53,11 +77,13 @@ class CaptionerConfig:
     hidden: int = 512
     before: str = ""
     after: str = ""
+    chat: bool = False
     tuning: str = "lora"
     quantize: str | None = None
     lora_r: int = 8
     lora_alpha: int = 32
     lora_dropout: float = 0.05
+    target_modules: str | None = None
     max_caption_tokens: int = 64
     encoder: str = ""
     encoder_path: str = ""
@@ -99,6 +125,8 @@ class Captioner(nn.Module):
         super().__init__()
         if tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer of {config.base_model} has no EOS token, so that captions would never end")
+        if config.chat and not getattr(tokenizer, "chat_template", None):
+            raise ValueError(f"the tokenizer of {config.base_model} has no chat template: use chat=False")
         self.settings = config  # not `config`: Trainer writes into the config of a model
         self.tokenizer, self.llm = tokenizer, llm
         self.bridge = bridge.requires_grad_(False).eval()
@@ -178,12 +206,29 @@ class Captioner(nn.Module):
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of captions, without BOS, cut to the maximum and closed with EOS."""
         room = self.settings.max_caption_tokens - 1
-        lead = " " if self.settings.after else ""
+        lead = " " if self.settings.after and not self.settings.chat else ""
         ids = self.tokenizer([lead + caption for caption in captions], add_special_tokens=False)["input_ids"]
         return [[*of_caption[:room], self.tokenizer.eos_token_id] for of_caption in ids]
 
+    def merge(self) -> Self:
+        """Merge the LoRA into the language model, in place: captions cost less, and it is saved whole.
+
+        Raises:
+            ValueError: no LoRA, or one on a quantised model, whose weights it would be rounded to.
+        """
+        if self.settings.tuning != "lora":
+            raise ValueError(f"tuning is {self.settings.tuning!r}: there is no LoRA to merge")
+        if self.settings.quantize is not None:
+            raise ValueError(
+                f"the LoRA would be rounded to {self.settings.quantize} weights: load_captioner(folder, quantize=None) "
+                "and merge that"
+            )
+        self.llm = self.llm.merge_and_unload()
+        self.settings = replace(self.settings, tuning="full")
+        return self
+
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save bridge, projector, LoRA (or the tuned model) and a small JSON that names the base model."""
+        """Save bridge, projector, LoRA (or the tuned model), a card and a small JSON that names the base model."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.bridge.save_pretrained(folder / BRIDGE_FOLDER)
@@ -195,21 +240,45 @@ class Captioner(nn.Module):
         for name in PATHS:
             if Path(values[name]).is_dir() and values[name]:  # so that a folder that holds both can be moved
                 values[name] = os.path.relpath(values[name], folder)
-        write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
+        write_atomically(folder / CONFIG_FILE, json.dumps({**values, BRIDGE_KEY: bridge_digest(folder)}, indent=2))
+        card = CARD.format(base_model=values["base_model"], bridge=self.bridge.name, dim=self.bridge.dim)
+        write_atomically(folder / CARD_FILE, card)
+
+    def push_to_hub(self, repo_id: str, *, token: str | None = None, private: bool | None = None) -> str:
+        """Upload the captioner as a model repository and return the commit's address.
+
+        Raises:
+            ValueError: the base model or the encoder is a folder of this machine.
+        """
+        for name in PATHS:
+            if getattr(self.settings, name) and Path(getattr(self.settings, name)).is_dir():
+                raise ValueError(
+                    f"{name} is the folder {getattr(self.settings, name)}, which nobody else has: push that to the hub "
+                    "first, and name its repository in the captioner's settings"
+                )
+        return push_saved(self, repo_id, "Add captioner", token=token, private=private)
 
     def load_projector(self, folder: str | Path) -> None:
         """Load what `save_pretrained` wrote of the projector."""
         self.projector.load_state_dict(load_file(Path(folder, PROJECTOR_FILE)))
 
     def _start(self, prefix: Tensor) -> Tensor:
-        """[BOS] before [prefix] after, embedded: (n, length, width)."""
-        bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        before, after = (
-            self.tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
-            for prompt in (self.settings.before, self.settings.after)
-        )
-        opening, closing = self._embed_prompt(bos + before, prefix), self._embed_prompt(after, prefix)
+        """The prompt around the prefix, embedded: (n, length, width)."""
+        before, after = self._prompt()
+        opening, closing = self._embed_prompt(before, prefix), self._embed_prompt(after, prefix)
         return torch.cat([opening, prefix.to(opening.dtype), closing], dim=1)
+
+    def _prompt(self) -> tuple[list[int], list[int]]:
+        """Token ids before and after the prefix: [BOS] before, after; or the same inside a chat template."""
+        before, after = self.settings.before, self.settings.after
+        bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        if self.settings.chat:
+            turn = [{"role": "user", "content": before + PREFIX_MARK + after}]
+            text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            before, _, after = text.partition(PREFIX_MARK)
+            bos = []  # the template has its own
+        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in (before, after)]
+        return bos + ids[0], ids[1]
 
     def _embed_prompt(self, ids: list[int], prefix: Tensor) -> Tensor:
         tokens = torch.tensor(ids, dtype=torch.long, device=prefix.device).expand(len(prefix), len(ids))
@@ -221,14 +290,30 @@ class Captioner(nn.Module):
 
 
 def read_captioner_config(folder: str | Path) -> CaptionerConfig:
-    """The config of a saved captioner, its base model found from that folder. Raises FileNotFoundError, ValueError."""
+    """The config of a saved captioner, its base model found from that folder.
+
+    Raises:
+        FileNotFoundError: no captioner there.
+        ValueError: unknown settings, or another bridge in the folder than the captioner was saved with.
+    """
     path = Path(folder, CONFIG_FILE)
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a saved captioner")
     values = json.loads(path.read_text(encoding="utf-8"))
+    digest = values.pop(BRIDGE_KEY, None)  # captioners of version 0.1.0 have none
+    if digest is not None and digest != bridge_digest(Path(folder)):
+        raise ValueError(
+            f"{folder} was saved with another bridge than the one in {BRIDGE_FOLDER}/: put that one back, or train "
+            "again"
+        )
     for name in PATHS:
         beside = Path(os.path.normpath(Path(folder, values.get(name, ""))))
         if values.get(name) and beside.is_dir():
             values[name] = str(beside)
     config: CaptionerConfig = from_known(CaptionerConfig, values)
     return config
+
+
+def bridge_digest(folder: Path) -> str:
+    """SHA-256 of the weights of the bridge in a captioner's folder."""
+    return hashlib.sha256((folder / BRIDGE_FOLDER / WEIGHTS_FILE).read_bytes()).hexdigest()

@@ -5,6 +5,7 @@ A saved bridge is a folder with `config.json`, `model.safetensors` and a model c
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -137,25 +138,35 @@ class PretrainedBridge(nn.Module):
 
     def push_to_hub(self, repo_id: str, *, token: str | None = None, private: bool | None = None) -> str:
         """Upload the bridge as a model repository and return the commit's address."""
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Add {self.name} bridge"))
+        return push_saved(self, repo_id, f"Add {self.name} bridge", token=token, private=private)
 
 
-def resolve_folder(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The local folder of a saved bridge: itself, or the hub's snapshot of that repository."""
+def push_saved(model: Any, repo_id: str, message: str, *, token: str | None = None, private: bool | None = None) -> str:
+    """Upload what `model.save_pretrained` writes as a model repository and return the commit's address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
+
+
+def resolve_folder(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    files: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE),
+) -> Path:
+    """The local folder of a saved bridge: itself, or the hub's snapshot of these files of that repository."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = [CONFIG_FILE, WEIGHTS_FILE]
     try:
-        return Path(snapshot_download(str(name_or_path), revision=revision, token=token, allow_patterns=wanted))
+        return Path(snapshot_download(str(name_or_path), revision=revision, token=token, allow_patterns=list(files)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(
             f"{name_or_path} is neither a folder nor a repository that can be read: {error}"

@@ -1,21 +1,28 @@
 """Any `AutoModelForCausalLM` behind a bridge: frozen, with LoRA, or with QLoRA on a bitsandbytes base."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from dlink_adapter.baselines import load_bridge
 from dlink_adapter.captioner import (
     ADAPTER_FOLDER,
     BRIDGE_FOLDER,
+    CONFIG_FILE,
+    PROJECTOR_FILE,
     Captioner,
     CaptionerConfig,
     read_captioner_config,
 )
-from dlink_adapter.pretrained import PretrainedBridge
+from dlink_adapter.pretrained import PretrainedBridge, resolve_folder
+
+LORA_TARGETS = {"phi3": ["qkv_proj"]}  # families that peft has no layers for: query and value, as for a LLaMA
+AS_SAVED = "as saved"
 
 
 def new_captioner(bridge: PretrainedBridge, config: CaptionerConfig, **options: Any) -> Captioner:
@@ -25,20 +32,40 @@ def new_captioner(bridge: PretrainedBridge, config: CaptionerConfig, **options: 
     """
     llm, tokenizer = load_base_model(config, **options)
     if config.tuning == "lora":
-        llm = get_peft_model(llm, lora_config(config))
+        llm = get_peft_model(llm, lora_config(config, llm.config.model_type))
     elif config.tuning == "frozen":
         llm.requires_grad_(False)
     return Captioner(bridge, llm, tokenizer, config)
 
 
-def load_captioner(folder: str | Path, **options: Any) -> Captioner:
-    """A captioner that `Captioner.save_pretrained` saved. `options` as for `new_captioner`."""
+def load_captioner(
+    name_or_path: str | Path,
+    *,
+    quantize: str | None = AS_SAVED,
+    captioner_revision: str | None = None,
+    **options: Any,
+) -> Captioner:
+    """A captioner that `Captioner.save_pretrained` saved, from a folder or from the hub.
+
+    Args:
+        quantize: another quantisation of the base model than it was trained with; None for none.
+        captioner_revision: branch, tag or commit of its repository.
+        options: as for `new_captioner`.
+
+    Raises:
+        FileNotFoundError: no captioner there.
+        ValueError: settings that are unknown, or a bridge that it was not saved with.
+    """
+    files = (f"{BRIDGE_FOLDER}/*", f"{ADAPTER_FOLDER}/*", CONFIG_FILE, PROJECTOR_FILE)
+    folder = resolve_folder(name_or_path, revision=captioner_revision, files=files)
     config = read_captioner_config(folder)
-    adapter = Path(folder, ADAPTER_FOLDER)
+    if quantize != AS_SAVED:
+        config = replace(config, quantize=quantize)
+    adapter = folder / ADAPTER_FOLDER
     llm, tokenizer = load_base_model(config, weights=adapter if config.tuning == "full" else None, **options)
     if config.tuning == "lora":
         llm = PeftModel.from_pretrained(llm, str(adapter), is_trainable=True)
-    captioner = Captioner(load_bridge(Path(folder, BRIDGE_FOLDER)), llm, tokenizer, config)
+    captioner = Captioner(load_bridge(folder / BRIDGE_FOLDER), llm, tokenizer, config)
     captioner.load_projector(folder)
     return captioner.eval()
 
@@ -53,10 +80,29 @@ def load_base_model(config: CaptionerConfig, weights: Path | None = None, **opti
     return llm, AutoTokenizer.from_pretrained(config.base_model)
 
 
-def lora_config(config: CaptionerConfig) -> LoraConfig:
-    """LoRA on the layers that peft knows for the model's family (query and value projections of a LLaMA)."""
+def lora_config(config: CaptionerConfig, model_type: str) -> LoraConfig:
+    """LoRA on the layers that the config names, or that peft has for this family.
+
+    Raises:
+        ValueError: no layers named, and a family that peft has none for.
+    """
+    targets: Any = config.target_modules
+    if targets is None:
+        targets = LORA_TARGETS.get(model_type)
+        if targets is None and model_type not in PEFT_TARGETS:
+            raise ValueError(
+                f'peft has no LoRA layers for {model_type!r}: give target_modules, for instance "q_proj,v_proj", or '
+                '"all-linear"'
+            )
+    elif targets != "all-linear":
+        targets = targets.replace(" ", "").split(",")
     return LoraConfig(
-        r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, task_type="CAUSAL_LM"
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets,
+        fan_in_fan_out=model_type == "gpt2",  # its layers are Conv1D
+        task_type="CAUSAL_LM",
     )
 
 
