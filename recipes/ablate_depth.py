@@ -5,8 +5,8 @@ dlink ablate-depth --pairs dlink-demo/embeddings/pairs --test dlink-demo/embeddi
 
 Trains the bridge, the bridge without the topology loss and the bridge without the text branch, and measures each at
 every depth, with one sample and with sixteen, and in one and in more steps. With a captioner, its captions are scored
-at every depth too, through its own bridge. The output folder holds depth.json, depth.png and steps.png. No share of the
-audio is kept here (`residual` 0): it would hide what noise erases. A run that was stopped goes on where it was.
+at every depth too, through its own bridge. The output folder holds depth.json, depth.png and steps.png. The denoiser is
+alone here (`kernel_share` 0): kernel ridge would hide what noise erases. A run that was stopped goes on where it was.
 """
 
 import json
@@ -71,7 +71,7 @@ def main(
     stages = Stages(out, len(VARIANTS) + (captioner is not None), settings)
     points: list[dict[str, Any]] = []
     for name, changes in VARIANTS.items():
-        config = BridgeConfig(train.dim, residual=0.0, samples=max(SAMPLES), **changes)
+        config = BridgeConfig(train.dim, kernel_share=0.0, samples=max(SAMPLES), **changes)
         runs = [(samples, 1) for samples in SAMPLES] + [(1, count) for count in steps if count > 1 and name == "bridge"]
         training = FitConfig(steps=bridge_steps, seed=seed)
         work = partial(_measure, config, training, train, held_out, depths, runs, out / "bridges" / name)
@@ -97,7 +97,7 @@ def _measure(
     with torch.no_grad():
         for samples, steps in runs:
             for depth in depths:
-                link.config = replace(link.config, depth=depth, text_depth=depth, steps=steps)
+                link.config = replace(link.config, depth=depth, steps=steps)
                 bridged = link(test.audio, samples=samples)
                 bridged_text = link(test.text, modality="text", samples=samples)
                 found = measure(bridged, test.text, test.clip, bridged_text=bridged_text)

@@ -11,11 +11,12 @@ from dlink_adapter.training import FitConfig, fit
 
 @dataclass(frozen=True)
 class RegressionConfig(BridgeConfig):
-    """The settings of the bridge; depth and samples say that nothing is noised and nothing averaged."""
+    """The settings of the bridge; nothing is noised, averaged or mixed with kernel ridge."""
 
     depth: int | float | None = 0
-    text_depth: int | float | None = 0
     samples: int = 1
+    kernel_share: float | None = 0.0
+    pseudo_audio: bool = False
 
 
 class Regression(DiffusionLink):
