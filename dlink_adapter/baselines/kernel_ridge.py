@@ -44,7 +44,7 @@ class KernelRidge(ClosedFormBridge):
         best = min(SHARPNESS, key=lambda sharpness: _fit(*few, normalize(few[0], dim=-1), sharpness).error)
         landmarks = normalize(a[:LANDMARKS], dim=-1)
         found = _fit(a, t, landmarks, best)
-        self.landmarks, self.dual = landmarks.float(), found.weight.float()
+        self.landmarks, self.dual = landmarks.to(self.landmarks), found.weight.to(self.dual)
         self.sharpness.fill_(best)
         self.share.fill_(found.anchor_scale)
         self.metadata |= {"sharpness": best, "strength": found.strength, "share": round(found.anchor_scale, 4)}
