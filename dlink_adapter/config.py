@@ -43,7 +43,7 @@ class BridgeConfig:
     sampler: str = "ddim"
     samples: int = 16
     kernel_share: float | None = None
-    landmarks: int = 2048
+    landmarks: int = 1024
     pseudo_audio: bool = True
     text_weight: float = 1.0
     topology_weight: float = 1.0

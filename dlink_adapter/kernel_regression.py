@@ -7,8 +7,8 @@ from torch.nn.functional import normalize
 from dlink_adapter.leave_one_out import RidgeFit, ridge_by_leave_one_out
 
 SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0)
-SAMPLE = 8192  # rows that are left out in turn
-FEW = 512  # rows that the sharpness is chosen on; everything else is on all of them
+SAMPLE = 4096  # rows that are left out in turn
+FEW = 256  # rows that the sharpness is chosen on; everything else is on all of them
 BLOCK_ROWS = 8192
 
 
@@ -29,7 +29,7 @@ class KernelRegression(nn.Module):
     sharpness: Tensor
     share: Tensor
 
-    def __init__(self, dim: int, landmarks: int = 2048):
+    def __init__(self, dim: int, landmarks: int = 1024):
         super().__init__()
         self.register_buffer("landmarks", torch.zeros(landmarks, dim))
         self.register_buffer("dual", torch.zeros(landmarks, dim))

@@ -120,6 +120,8 @@ def test_mmd_against_scikit_learn(clouds):
     kernels = [torch.from_numpy(rbf_kernel(a, b, gamma)).fill_diagonal_(0) for a, b in ((x, x), (y, y), (x, y))]
     expected = (kernels[0] + kernels[1] - 2 * kernels[2]).sum() / (60 * 59)
     assert gap.mmd(x, y) == pytest.approx(expected.item(), abs=1e-12)
+    centred = [z - z.mean(0) for z in (x, y)]
+    assert gap.mmd_centred(x, y) == gap.mmd(*centred) < gap.mmd(x, y)
     assert gap.mmd(x, y) > 100 * abs(gap.mmd_centred(x, x + 1))
 
 
@@ -182,6 +184,13 @@ def test_topology_by_enumeration(clouds):
     near = [(z @ z.T).fill_diagonal_(-2).topk(10).indices.tolist() for z in (x, y)]
     shared = [len(set(a) & set(b)) / 10 for a, b in zip(*near, strict=True)]
     assert gap.knn_overlap(x, y) == pytest.approx(sum(shared) / 60)
+
+
+def test_spread_and_text_identity_by_hand(clouds):
+    x, y = clouds
+    traces = [torch.cov(z.T).trace().item() for z in (x, y)]
+    assert gap.dispersion(x, y) == pytest.approx(traces[0] / traces[1])
+    assert gap.measure(x, y, bridged_text=3 * x)["text_identity"] == pytest.approx((x * y).sum(-1).mean().item())
 
 
 def test_spearman_with_ties():

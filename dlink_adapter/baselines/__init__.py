@@ -15,11 +15,13 @@ from dlink_adapter.baselines.ridge import Ridge
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.pretrained import PretrainedBridge, read_config, resolve_folder
 
-KINDS: tuple[type[PretrainedBridge], ...] = (
-    *(Identity, MeanShift, ReAlign, Procrustes, PLS, Ridge, KernelRidge, Memory),
-    *(Regression, DiffusionBridge, DiffusionLink),
-)
-BRIDGES = {kind.name: kind for kind in KINDS}
+BRIDGES: dict[str, type[PretrainedBridge]] = {
+    bridge.name: bridge
+    for bridge in (
+        *(Identity, MeanShift, ReAlign, Procrustes, PLS, Ridge, KernelRidge, Memory),
+        *(Regression, DiffusionBridge, DiffusionLink),
+    )
+}
 
 
 def load_bridge(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None) -> PretrainedBridge:

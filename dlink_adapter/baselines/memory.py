@@ -34,10 +34,11 @@ class Memory(ClosedFormBridge):
         first, count = clip_runs(audio)
         if len(first) < 2:
             raise ValueError("the pairs are of one clip: with its captions left out there is nothing to choose on")
-        self.bank = normalize(text.float(), dim=-1)
+        self.bank = normalize(text.float(), dim=-1).to(self.bank.device)
         chosen = torch.randperm(len(first), generator=torch.Generator().manual_seed(0))[:SAMPLE].to(audio.device)
-        queries, own = normalize(audio[first[chosen]].float(), dim=-1), first[chosen]
-        hidden = torch.stack([own, own + count[chosen]], dim=-1)
+        own = first[chosen].to(self.bank.device)
+        hidden = torch.stack([own, own + count[chosen].to(own.device)], dim=-1)
+        queries = normalize(audio[first[chosen]].float(), dim=-1).to(self.bank.device)
         cosines = {}
         for temperature in TEMPERATURES:
             projected = project(queries, self.bank, torch.tensor(temperature).to(queries), hidden)

@@ -1,9 +1,13 @@
 """The raw swap and the mean shift, by hand, and what every closed-form bridge refuses."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import normalize
 
+from dlink_adapter.attachment import attach
 from dlink_adapter.baselines.closed_form import ClosedFormConfig, clip_runs
 from dlink_adapter.baselines.identity import Identity
 from dlink_adapter.baselines.kernel_ridge import KernelRidge
@@ -57,6 +61,18 @@ def test_captions_of_a_clip_count_as_one_clip(kind, pairs):
     twice.fit(audio.repeat_interleave(2, 0), text.repeat_interleave(2, 0))
     assert once.metadata == twice.metadata
     torch.testing.assert_close(once(pairs[0]), twice(pairs[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Memory, KernelRidge])
+def test_in_a_host_it_takes_the_size_of_what_is_loaded(kind, pairs):
+    hosts = []
+    for clips in (40, 60):
+        bridge = kind(ClosedFormConfig(32))
+        bridge.fit(*(rows[:clips] for rows in pairs))
+        hosts.append(nn.Sequential(OrderedDict(projector=nn.Linear(32, 4))))
+        attach(hosts[-1], bridge, target="projector")
+    hosts[0].load_state_dict(hosts[1].state_dict())
+    assert torch.equal(hosts[0](pairs[0]), hosts[1](pairs[0]))
 
 
 def test_runs_of_equal_rows_are_clips():

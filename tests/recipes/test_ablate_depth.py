@@ -4,8 +4,11 @@ import json
 
 import pytest
 
+from dlink_adapter.baselines.identity import Identity
+from dlink_adapter.captioner import CaptionerConfig
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.integrations.causal_lm import new_captioner
 from dlink_adapter.recipes import ablate_depth
 from dlink_adapter.schedules import alpha_bars
 
@@ -44,13 +47,20 @@ def test_the_packaged_config_at_toy_size(folder, tmp_path, capsys):
     assert capsys.readouterr().err.count("done before") == 3
 
 
-def test_captions_at_every_depth(demo_folder, tmp_path):
-    embeddings, out = demo_folder / "embeddings", tmp_path / "out"
-    ablate_depth.main(
-        pairs=embeddings / "pairs", test=embeddings / "val", captioner=demo_folder, out=out, depths=[0, 500],
-        steps=[1], bridge_steps=1,
-    )  # fmt: skip
-    found = json.loads((out / "depth.json").read_text())
+def test_captions_at_every_depth(folder, tmp_path, llama, make_link, monkeypatch):
+    monkeypatch.setattr(ablate_depth, "CAPTION_METRICS", ("rouge_l", "cider_d"))
+    config = CaptionerConfig(str(llama), prefix_tokens=2, hidden=16, tuning="frozen", max_caption_tokens=8)
+    new_captioner(make_link(), config).save_pretrained(tmp_path / "captioner")
+    options = {"pairs": folder, "captioner": tmp_path / "captioner", "steps": [1], "bridge_steps": 1}
+    ablate_depth.main(**options, out=tmp_path / "out", depths=[0, 500])
+    found = json.loads((tmp_path / "out" / "depth.json").read_text())
     captioned = [point for point in found["points"] if point["variant"] == "captioner"]
     assert [point["depth"] for point in captioned] == [0, 500]
-    assert found["best"]["cider_d"]["cider_d"] == max(point["cider_d"] for point in captioned)
+    assert found["best"]["rouge_l"]["rouge_l"] == max(point["rouge_l"] for point in captioned)
+
+
+def test_a_captioner_whose_bridge_has_no_depth(folder, tmp_path, llama):
+    config = CaptionerConfig(str(llama), prefix_tokens=2, hidden=16, tuning="frozen")
+    new_captioner(Identity(Identity.config_class(16)), config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has a 'raw' bridge, which has no depth"):
+        ablate_depth._caption(tmp_path, PairedEmbeddings.open(folder), [0])
