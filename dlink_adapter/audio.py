@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dlink_adapter.encoders import UnreadableError
+
 Waveform = NDArray[np.float32]
 
 STOPBAND_DB = 96.0  # attenuation of the resampling filter: what is left of an alias is below 16-bit resolution
@@ -23,7 +25,7 @@ BLOCK_FRAMES = 1 << 18
 SHORTEST_TAIL = 0.5  # seconds
 
 
-class AudioError(ValueError):
+class AudioError(UnreadableError):
     """A clip that cannot be used, with its name and the cause."""
 
 

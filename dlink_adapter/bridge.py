@@ -5,12 +5,13 @@ Audio and text embeddings are both noised; the reverse process always reconstruc
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import normalize
 
 from dlink_adapter.config import BridgeConfig, check_depth
+from dlink_adapter.kernel_regression import KernelRegression
 from dlink_adapter.losses import contrastive_loss, denoising_loss, topology_loss
 from dlink_adapter.network import Denoiser
 from dlink_adapter.pretrained import PretrainedBridge
+from dlink_adapter.pseudo_audio import PseudoAudio
 from dlink_adapter.samplers import SAMPLERS, ladder
 from dlink_adapter.schedules import alpha_bars, timestep_of_cosine
 from dlink_adapter.space import EmbeddingSpace
@@ -20,8 +21,9 @@ class DiffusionLink(PretrainedBridge):
     """Embeddings (..., dim) of a frozen encoder -> text-like embeddings (..., dim) of unit norm.
 
     An embedding is noised to `config.depth` and denoised from there in `config.steps` network calls, `config.samples`
-    times, and the reconstructions are averaged. In eval mode the noise is fixed, so that the module is a function; in
-    train mode, or with a generator, every embedding has noise of its own. `dlink_adapter.fit` trains and calibrates it.
+    times; the reconstructions are averaged, and mixed with a kernel ridge estimate. Captions go the same way once they
+    are pseudo-audio. In eval mode the noise is fixed, so that the module is a function; in train mode, or with a
+    generator, every embedding has noise of its own. `dlink_adapter.fit` trains and calibrates it.
     """
 
     name = "diffusion_link"
@@ -32,26 +34,25 @@ class DiffusionLink(PretrainedBridge):
         super().__init__(config)
         self.space = EmbeddingSpace(config.dim)
         self.denoiser = Denoiser(config)
+        self.kernel = KernelRegression(config.dim, config.landmarks)
+        self.pseudo_audio = PseudoAudio(config.dim)
         self.register_buffer("fixed_noise", mirrored_noise(config.samples, config.dim))
 
     @property
     def config(self) -> BridgeConfig:
-        """The settings. Depth, steps, sampler and residual may be replaced at any time."""
+        """The settings. Depth, steps, sampler and kernel_share may be replaced at any time."""
         return self._config
 
     @config.setter
     def config(self, config: BridgeConfig) -> None:
         self._config = config
         # Kept, because `torch.compile` cannot trace the schedule: it sees a few floats.
-        depths = {"audio": config.depth, "text": config.depth if config.text_depth is None else config.text_depth}
-        self._rungs = {
-            modality: [] if depth is None else ladder(self.alpha_bars, self.timestep(depth), config.steps)
-            for modality, depth in depths.items()
-        }
+        depth = config.depth
+        self._rungs = [] if depth is None else ladder(self.alpha_bars, self.timestep(depth), config.steps)
 
     @property
     def is_fitted(self) -> bool:
-        return self.space.is_fitted
+        return self.space.is_fitted and (self.kernel.is_fitted or not self.config.kernel_share)
 
     @property
     def alpha_bars(self) -> tuple[float, ...]:
@@ -64,19 +65,20 @@ class DiffusionLink(PretrainedBridge):
         return timestep_of_cosine(self.alpha_bars, depth) if isinstance(depth, float) else depth
 
     def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
-        x0 = self.space.encode(x, modality)
-        rungs, residual = self._rungs[modality], self.config.residual or 0.0
+        x0, rungs, share = self.space.encode(x, modality), self._rungs, self.config.kernel_share or 0.0
         if not rungs:
             raise ValueError("this bridge has no depth: fit calibrates it, or set BridgeConfig(depth=...)")
         if self.config.sampler == "ddpm" and len(rungs) > 2 and generator is None and not self.training:
             raise ValueError('sampler "ddpm" draws noise at every step: give a generator, or use "ddim"')
+        if modality == "text" and self.config.pseudo_audio:
+            x0 = self.pseudo_audio(x0, generator, noise=self.training or generator is not None)
         if len(rungs) > 1:
             noised = add_noise(x0, rungs[0], self._noise(x0, generator, samples))
             x0_text = SAMPLERS[self.config.sampler](self.denoise, noised, rungs, generator).mean(0)
         else:
             x0_text = self.denoise(x0, 1.0)
-        if modality == "audio" and residual:
-            x0_text = normalize(x0_text, dim=-1) + residual * normalize(x0, dim=-1)
+        if share:
+            x0_text = (1 - share) * x0_text + share * self.kernel(x0)
         return self.space.decode(x0_text)
 
     def _noise(self, x0: Tensor, generator: Generator | None, samples: int | None) -> Tensor:
@@ -97,7 +99,8 @@ class DiffusionLink(PretrainedBridge):
     def loss(self, audio: Tensor, text: Tensor, *, generator: Generator | None = None) -> dict[str, Tensor]:
         """Training losses of paired embeddings, both (n, dim): `loss` and its parts (see `dlink_adapter.losses`).
 
-        Audio and text are noised to their own random depths with independent noise; both regress to the clean text.
+        Audio and pseudo-audio of text (or text itself, as `config.pseudo_audio` says) are noised to their own random
+        depths with independent noise; both regress to the clean text.
         Raises ValueError as `forward` does.
         """
         if audio.shape != text.shape or audio.ndim != 2 or audio.shape[-1] != self.dim:
@@ -108,7 +111,8 @@ class DiffusionLink(PretrainedBridge):
             self.check_values(audio)
             self.check_values(text)
         target = self.space.encode(text.float(), "text")
-        clean = torch.stack([self.space.encode(audio.float()), target])  # (2, n, dim)
+        sent = self.pseudo_audio(target, generator) if self.config.pseudo_audio else target
+        clean = torch.stack([self.space.encode(audio.float()), sent])  # (2, n, dim)
         level = self._random_levels(clean.shape[:-1], generator, clean.device)
         noise = torch.randn(clean.shape, device=clean.device, generator=generator)
         from_audio, from_text = self.denoiser(add_noise(clean, level, noise), level)
@@ -120,6 +124,21 @@ class DiffusionLink(PretrainedBridge):
         }
         weights = 1.0, self.config.text_weight, self.config.topology_weight, self.config.contrastive_weight
         return {"loss": torch.stack([w * part for w, part in zip(weights, parts.values(), strict=True)]).sum(), **parts}
+
+    @torch.no_grad()
+    def fit_regressions(self, audio: Tensor, text: Tensor, clip: Tensor) -> None:
+        """Fit what has a closed form, the kernel regression and the pseudo-audio; the space has to be fitted before.
+
+        Args:
+            audio: (n, dim), a row a clip.
+            text: (m, dim), a row a caption.
+            clip: (m,) the row of audio that each caption describes, never decreasing.
+        """
+        a, t = self.space.encode(audio.double()), self.space.encode(text.double(), "text")
+        captions = torch.bincount(clip, minlength=len(a))
+        mean = torch.zeros_like(a).index_add(0, clip, t) / captions.unsqueeze(-1)
+        self.metadata["kernel"] = self.kernel.fit(a, mean)
+        self.metadata["pseudo_audio"] = self.pseudo_audio.fit(a, t[captions.cumsum(0) - captions])
 
     def _random_levels(self, shape: torch.Size, generator: Generator | None, device: torch.device) -> Tensor:
         """alpha_bar at uniformly drawn timesteps 1 ... T: (*shape, 1)."""

@@ -11,7 +11,7 @@ from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.embeddings import PairedEmbeddings
 
 COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.45)  # of the noised embedding with the clean one
-RESIDUALS = (0.0, 0.1, 0.2)
+KERNEL_SHARES = (0.0, 0.33, 0.5, 0.67)
 MAX_CLIPS = 4096
 
 
@@ -22,9 +22,9 @@ def calibrate(
     distractors: Tensor | None = None,
     *,
     cosines: tuple[float, ...] = COSINES,
-    residuals: tuple[float, ...] = RESIDUALS,
+    kernel_shares: tuple[float, ...] = KERNEL_SHARES,
 ) -> dict[str, float]:
-    """Set the depth and the residual that `link.config` leaves open to the best of these; returns what was measured.
+    """Set what `link.config` leaves open, depth and kernel share, to the best of these; returns what was measured.
 
     The criterion is paired cosine, centred on the text mean, + mean reciprocal rank of each clip's own caption: a
     collapse to the mean wins the one and loses the other, and the gap after centring is what predicts captions (arXiv
@@ -40,16 +40,17 @@ def calibrate(
     link.eval()
     scores = {}
     for choice in product(
-        cosines if given.depth is None else [given.depth], residuals if given.residual is None else [given.residual]
+        cosines if given.depth is None else [given.depth],
+        kernel_shares if given.kernel_share is None else [given.kernel_share],
     ):
-        link.config = replace(given, depth=choice[0], residual=choice[1])
+        link.config = replace(given, depth=choice[0], kernel_share=choice[1])
         bridged = link(audio).float()
         centred = (link.space.encode(bridged, "text") * link.space.encode(text, "text")).mean().item()
         scores[choice] = centred, _reciprocal_rank(bridged, text, others)
-    depth, residual = best = max(scores, key=lambda choice: sum(scores[choice]))
-    link.config = replace(given, depth=depth, residual=residual)
+    depth, share = best = max(scores, key=lambda choice: sum(scores[choice]))
+    link.config = replace(given, depth=depth, kernel_share=share)
     cosine = (link(audio).float() * text).sum(-1).mean().item()
-    measured = {"depth": depth, "residual": residual, "paired_cosine": cosine, "mrr": scores[best][1]}
+    measured = {"depth": depth, "kernel_share": share, "paired_cosine": cosine, "mrr": scores[best][1]}
     measured["clips"] = pairs.clips
     link.metadata["calibration"] = measured
     link.train(mode)

@@ -18,13 +18,14 @@ class BridgeConfig:
         timesteps: length T of the forward process.
         depth: how far an embedding is noised before it is denoised: an int is a timestep in [0, T], a float in (0, 1]
             the expected cosine between the noised embedding and the clean one. `fit` replaces None by a calibrated one.
-        text_depth: the same for captions, which are noised deeper: audio comes with an uncertainty of its own, and a
-            captioner that is trained on captions should meet some of it. None: as `depth`.
         steps: network calls from `depth` down to 0.
         sampler: a name in `SAMPLERS`.
         samples: reconstructions that are averaged, each from its own noise.
-        residual: share of the centred audio that is added to its reconstruction: what the encoder's own alignment knows
-            and few pairs cannot teach. `fit` replaces None by a calibrated one.
+        kernel_share: share of the kernel ridge estimate in the reconstruction, the rest is the denoiser's; their errors
+            differ, so that the mean of both is better than either. `fit` replaces None by a calibrated one.
+        landmarks: embeddings that the kernel ridge estimate is made from, at most.
+        pseudo_audio: captions are first sent to where audio of them might lie (`PseudoAudio`), so that a captioner that
+            is trained on captions meets the uncertainty of audio. False noises captions isotropically, as audio.
         text_weight: weight of the text-to-text denoising loss beside the audio-to-text one.
         topology_weight: weight of the topology loss.
         contrastive_weight: weight of the contrastive loss, which keeps reconstructions of different clips apart.
@@ -38,11 +39,12 @@ class BridgeConfig:
     schedule: str = "cosine"
     timesteps: int = 1000
     depth: int | float | None = None
-    text_depth: int | float | None = 0.7
     steps: int = 1
     sampler: str = "ddim"
     samples: int = 16
-    residual: float | None = None
+    kernel_share: float | None = None
+    landmarks: int = 2048
+    pseudo_audio: bool = True
     text_weight: float = 1.0
     topology_weight: float = 1.0
     contrastive_weight: float = 0.1
@@ -51,7 +53,7 @@ class BridgeConfig:
         from dlink_adapter.samplers import SAMPLERS
         from dlink_adapter.schedules import SCHEDULES
 
-        for name in ("dim", "blocks", "timesteps", "steps", "samples"):
+        for name in ("dim", "blocks", "timesteps", "steps", "samples", "landmarks"):
             _require(
                 isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "an int of at least 1"
             )
@@ -60,12 +62,11 @@ class BridgeConfig:
         _require(0 <= self.dropout < 1, self, "dropout", "in [0, 1)")
         for name in ("text_weight", "topology_weight", "contrastive_weight"):
             _require(getattr(self, name) >= 0, self, name, "at least 0")
-        _require(self.residual is None or 0 <= self.residual < 1, self, "residual", "in [0, 1), or None")
+        _require(self.kernel_share is None or 0 <= self.kernel_share <= 1, self, "kernel_share", "in [0, 1], or None")
         _require(self.schedule in SCHEDULES, self, "schedule", f"one of {', '.join(SCHEDULES)}")
         _require(self.sampler in SAMPLERS, self, "sampler", f"one of {', '.join(SAMPLERS)}")
         _require(self.steps <= self.timesteps, self, "steps", f"at most timesteps = {self.timesteps}")
         check_depth(self.depth, self.timesteps)
-        check_depth(self.text_depth, self.timesteps)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -1,33 +1,35 @@
-"""Paired embeddings on disk: shards of safetensors that are memory-mapped, and their captions in JSONL beside them.
+"""Paired embeddings: the data set of (audio, text) pairs that bridges are fitted on, in memory or mapped from disk.
 
-A folder holds `header.json` and, for each shard, `embeddings-00000-of-00003.safetensors` with `audio` (n, dim), `text`
-(m, dim) and `clip` (m,), the row of `audio` in the same shard that each caption describes, and
-`captions-00000-of-00003.jsonl` with a line `{"id": ..., "captions": [...]}` for each row of `audio`. A clip has one or
-more captions, and the rows of `text` are those captions in order, so `clip` never decreases.
+How a folder of them is laid out is in `shards.py`.
 """
 
-import json
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
-from copy import copy
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-FORMAT_VERSION = 1
-BLOCK_ROWS = 16384
+from dlink_adapter.shards import (
+    BLOCK_ROWS,
+    Captions,
+    Lines,
+    MappedShard,
+    Shard,
+    check_ids,
+    read_header,
+    shard_files,
+    write_header,
+    write_shard,
+)
 
-Captions = list[list[str]]
-_Lines = tuple[list[str], Captions | None]  # ids, captions
+SHARD_CLIPS = 65536
+ROWS_KEPT = 256  # how many are read before the mapped files let go: each may bring 2 MiB of neighbours into memory
 
 
 class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
@@ -37,7 +39,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
     `text` and `tensors()` are whole tensors: memory-mapped where there is one shard and no selection, else gathered.
     """
 
-    def __init__(self, shards: "Sequence[_Shard]", metadata: dict[str, Any], chosen: Tensor | None = None):
+    def __init__(self, shards: Sequence[Shard], metadata: dict[str, Any], chosen: Tensor | None = None):
         self.metadata = metadata
         self._shards = shards
         self._chosen = chosen  # rows of the shards' audio, or None for every one
@@ -45,6 +47,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
             "audio": [0, *accumulate(len(shard.tensors["audio"]) for shard in shards)],
             "text": [0, *accumulate(len(shard.tensors["text"]) for shard in shards)],
         }
+        self._rows_read = 0
 
     @classmethod
     def write(
@@ -55,26 +58,14 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         captions: Captions,
         ids: Sequence[str] | None = None,
         metadata: dict[str, Any] | None = None,
-        shard_clips: int = 65536,
+        shard_clips: int = SHARD_CLIPS,
     ) -> "PairedEmbeddings":
         """Save audio (n, dim) and text (m, dim), text in the order of the flattened captions, and open the folder.
 
         `metadata` is free JSON: encoder id, revision, fingerprint, window rule, sampling rate in Hz. The folder appears
         complete or not at all. Raises FileExistsError if it holds anything, ValueError on data that do not fit.
         """
-        folder = Path(folder).absolute()
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(f"{folder} is not an empty folder: choose another name or remove it first")
-        if shard_clips < 1:
-            raise ValueError(f"shard_clips must be at least 1, got {shard_clips}")
-        whole = cls.from_tensors(audio, text, captions, ids=ids, metadata=metadata)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
-            unfinished = Path(parent, folder.name)
-            unfinished.mkdir()
-            whole._write_shards(unfinished, shard_clips)
-            os.replace(unfinished, folder)
-        return cls.open(folder, check_values=False)
+        return cls.from_tensors(audio, text, captions, ids=ids, metadata=metadata).save(folder, shard_clips)
 
     @classmethod
     def open(cls, folder: str | Path, *, check_values: bool = True) -> "PairedEmbeddings":
@@ -84,13 +75,14 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         time, to find NaN, Inf and zeros: leave it out where that takes too long. Raises FileNotFoundError, ValueError.
         """
         folder = Path(folder).absolute()
-        header = _read_header(folder / "header.json")
+        header = read_header(folder)
         count = len(header["shards"])
-        shards = [_MappedShard(*_shard_files(folder, index, count)) for index in range(count)]
+        shards = [MappedShard(*shard_files(folder, index, count)) for index in range(count)]
         for shard, counts in zip(shards, header["shards"], strict=True):
             shard.check_layout(counts["clips"], counts["captions"], header["dim"], header["dtype"])
             if check_values:
-                copy(shard).check_values()  # the copy maps the file for itself, and lets it go again
+                shard.check_values()
+            shard.let_go()
         return cls(shards, header["metadata"])
 
     @classmethod
@@ -123,7 +115,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
                 raise ValueError("captions and clip disagree on how many captions each clip has")
             clip = counted
         names = [str(row) for row in range(len(audio))] if ids is None else list(ids)
-        shard = _Shard({"audio": audio.detach(), "text": text.detach(), "clip": clip}, (names, captions))
+        shard = Shard({"audio": audio.detach(), "text": text.detach(), "clip": clip}, (names, captions))
         shard.check_values()
         return cls([shard], metadata or {})
 
@@ -207,6 +199,68 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
             raise ValueError(f"{self.clips} clips are too few for fractions {tuple(fractions)}: a part would be empty")
         return [self.select(part) for part in parts]
 
+    @classmethod
+    def merge(cls, parts: "Sequence[PairedEmbeddings]") -> "PairedEmbeddings":
+        """The clips of all parts, in order; nothing is copied, and `save` writes them as one folder.
+
+        What the parts' metadata disagree on is kept as a list, one value a part. Raises ValueError on parts of another
+        dim, dtype or encoder fingerprint, and on an id that two clips have.
+        """
+        if not parts:
+            raise ValueError("merge takes at least one PairedEmbeddings, got none")
+        kinds = {(part.dim, part._read("audio", 0, slice(0)).dtype, part.metadata.get("fingerprint")) for part in parts}
+        if len(kinds) > 1:
+            raise ValueError(f"merge takes pairs of one dim, dtype and encoder fingerprint, got {kinds}")
+        check_ids([name for part in parts for name in part.ids])
+        shards = [shard for part in parts for shard in part._shards]
+        starts = accumulate((part._starts["audio"][-1] for part in parts), initial=0)
+        chosen = None
+        if any(part._chosen is not None for part in parts):
+            chosen = torch.cat([start + part._rows for start, part in zip(starts, parts, strict=False)])
+        return cls(shards, _merged([part.metadata for part in parts]), chosen)
+
+    def save(self, folder: str | Path, shard_clips: int = SHARD_CLIPS) -> "PairedEmbeddings":
+        """Write these pairs, one shard in memory at a time, and open the folder.
+
+        The folder appears complete or not at all. Raises FileExistsError if it holds anything.
+        """
+        folder = Path(folder).absolute()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(f"{folder} is not an empty folder: choose another name or remove it first")
+        if shard_clips < 1:
+            raise ValueError(f"shard_clips must be at least 1, got {shard_clips}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
+            unfinished = Path(parent, folder.name)
+            unfinished.mkdir()
+            self._write(unfinished, shard_clips)
+            os.replace(unfinished, folder)
+        return PairedEmbeddings.open(folder, check_values=False)
+
+    def blocks(self, name: Literal["audio", "text"]) -> "Blocks":
+        """The rows of `audio` or of `text`, a block (n, dim) at a time."""
+        return Blocks(self, name)
+
+    def _write(self, folder: Path, shard_clips: int) -> None:
+        groups = torch.arange(self.clips).split(shard_clips)
+        counts = []
+        for index, group in enumerate(groups):
+            part = self.select(group)
+            tensors = {"audio": part.audio, "text": part.text, "clip": part.clip}
+            shard = Shard(tensors, (part.ids, part.captions))
+            counts.append(write_shard(shard, *shard_files(folder, index, len(groups))))
+        write_header(folder, tensors["audio"], counts, self.metadata)
+
+    @property
+    def _rows(self) -> Tensor:
+        """The rows of the shards' audio that are looked at."""
+        return torch.arange(self.clips) if self._chosen is None else self._chosen
+
+    @property
+    def _caption_rows(self) -> Tensor:
+        """The rows of the shards' text that are looked at."""
+        return torch.arange(len(self)) if self._chosen is None else self._selection[0]
+
     @cached_property
     def _selection(self) -> tuple[Tensor, Tensor]:
         """Of a selection: the rows of the shards' text, and the selected clip that each describes."""
@@ -217,13 +271,16 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         return rows[clip >= 0], clip[clip >= 0]
 
     @cached_property
-    def _lines(self) -> _Lines:
-        ids, captions = zip(*(shard.lines for shard in self._shards), strict=True)
-        every_id, every_list = list(chain(*ids)), None if None in captions else list(chain(*captions))
-        if self._chosen is None:
-            return every_id, every_list
-        rows = self._chosen.tolist()
-        return [every_id[row] for row in rows], every_list and [every_list[row] for row in rows]
+    def _lines(self) -> Lines:
+        starts = torch.tensor(self._starts["audio"])
+        shard_of = torch.bucketize(self._rows, starts[1:], right=True)
+        used = shard_of.unique().tolist()  # the files of the others stay closed
+        lines = {shard: self._shards[shard].lines for shard in used}
+        places = list(zip(shard_of.tolist(), (self._rows - starts[shard_of]).tolist(), strict=True))
+        ids = [lines[shard][0][row] for shard, row in places]
+        if any(captions is None for _, captions in lines.values()):
+            return ids, None
+        return ids, [(lines[shard][1] or [])[row] for shard, row in places]
 
     def _read(self, name: str, shard: int, rows: Any = ...) -> Tensor:
         found = self._shards[shard].tensors[name][rows]
@@ -241,119 +298,26 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         for shard in shard_of.unique().tolist():
             here = shard_of == shard
             gathered[here] = self._read(name, shard, rows[here] - starts[shard])
+        self._rows_read += len(rows)
+        if self._rows_read > ROWS_KEPT:
+            self._rows_read = 0
+            for mapped in self._shards:
+                mapped.let_go()
         return gathered
 
-    def _write_shards(self, folder: Path, shard_clips: int) -> None:
-        parts = [self.select(rows) for rows in torch.arange(self.clips).split(shard_clips)]
-        for index, part in enumerate(parts):
-            tensors_file, captions_file = _shard_files(folder, index, len(parts))
-            tensors = {"audio": part.audio, "text": part.text, "clip": part.clip}
-            save_file({name: rows.cpu().contiguous() for name, rows in tensors.items()}, tensors_file)
-            with captions_file.open("w", encoding="utf-8") as file:
-                for name, captions in zip(part.ids, part.captions, strict=True):
-                    file.write(json.dumps({"id": name, "captions": captions}, ensure_ascii=False) + "\n")
-        header = {
-            "format_version": FORMAT_VERSION,
-            "dim": self.dim,
-            "dtype": _dtype_name(self.audio),
-            "clips": self.clips,
-            "captions": len(self),
-            "shards": [{"clips": part.clips, "captions": len(part)} for part in parts],
-            "metadata": self.metadata,
-        }
-        Path(folder, "header.json").write_text(json.dumps(header, indent=2), encoding="utf-8")
+
+class Blocks(Iterable[Tensor]):
+    """The embeddings of one modality in blocks, for any number of passes that never hold them all."""
+
+    def __init__(self, pairs: PairedEmbeddings, name: Literal["audio", "text"]):
+        self.pairs, self.name = pairs, name
+
+    def __iter__(self) -> Iterator[Tensor]:
+        rows = self.pairs._rows if self.name == "audio" else self.pairs._caption_rows
+        return (self.pairs._gather(self.name, block) for block in rows.split(BLOCK_ROWS))
 
 
-class _Shard:
-    """The rows and the lines of one shard."""
-
-    tensors: dict[str, Tensor]
-    lines: _Lines
-
-    def __init__(self, tensors: dict[str, Tensor], lines: _Lines):
-        self.tensors, self.lines = tensors, lines
-
-    def check_values(self) -> None:
-        """Raise ValueError on lines that do not match the rows, and on rows that no encoder gives."""
-        (ids, captions), clip = self.lines, self.tensors["clip"]
-        clips = len(self.tensors["audio"])
-        if not clips:
-            raise ValueError("there are no clips")
-        if len(ids) != clips or (captions is not None and len(captions) != clips):
-            lists = "no" if captions is None else len(captions)
-            raise ValueError(f"audio has {clips} rows, but there are {len(ids)} ids and {lists} lists of captions")
-        if len(set(ids)) < clips:
-            raise ValueError(f"the id {Counter(ids).most_common(1)[0][0]!r} is given to more than one clip")
-        if len(clip) != len(self.tensors["text"]):
-            raise ValueError(f"text has {len(self.tensors['text'])} rows, but there are {len(clip)} captions")
-        if not torch.equal(clip.unique_consecutive(), torch.arange(clips)):
-            raise ValueError(f"clip must run from 0 to {clips - 1}, each clip's captions together and no clip without")
-        for name, captions_of in zip(ids, captions or [], strict=False):
-            if not all(isinstance(caption, str) and caption.strip() for caption in captions_of):
-                raise ValueError(f"clip {name!r} has a caption that is empty or not a string: {captions_of}")
-        _check_rows("the audio", self.tensors["audio"], ids, torch.arange(clips))
-        _check_rows("a caption", self.tensors["text"], ids, clip)
-
-
-class _MappedShard(_Shard):
-    """A shard in a folder, opened when it is first read; a copy, or another process, opens it for itself."""
-
-    def __init__(self, tensors_file: Path, captions_file: Path):
-        self.tensors_file, self.captions_file = tensors_file, captions_file
-
-    def __getstate__(self) -> dict[str, Path]:
-        return {"tensors_file": self.tensors_file, "captions_file": self.captions_file}
-
-    @cached_property
-    def tensors(self) -> dict[str, Tensor]:  # type: ignore[override]
-        try:
-            with safe_open(self.tensors_file, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in ("audio", "text", "clip")}
-        except SafetensorError as error:
-            raise ValueError(f"{self.tensors_file} is damaged: {error}") from error
-
-    @cached_property
-    def lines(self) -> _Lines:  # type: ignore[override]
-        with self.captions_file.open(encoding="utf-8") as file:
-            entries = [json.loads(line) for line in file]
-        return [entry["id"] for entry in entries], [entry["captions"] for entry in entries]
-
-    def check_layout(self, clips: int, captions: int, dim: int, dtype: str) -> None:
-        """Raise ValueError unless the tensors are those the header announces."""
-        layout = {"audio": (dtype, clips, dim), "text": (dtype, captions, dim), "clip": ("int64", captions)}
-        for name, expected in layout.items():
-            found = _dtype_name(self.tensors[name]), *self.tensors[name].shape
-            if found != expected:
-                raise ValueError(f"{self.tensors_file.name}: {name} is {found}, but header.json says {expected}")
-
-
-def _check_rows(what: str, rows: Tensor, ids: list[str], clip: Tensor) -> None:
-    for block, owner in zip(rows.split(BLOCK_ROWS), clip.split(BLOCK_ROWS), strict=True):
-        norm = block.float().norm(dim=-1).cpu()
-        bad = (~norm.isfinite() | (norm == 0)).nonzero().flatten().tolist()
-        if bad:
-            raise ValueError(f"the embedding of {what} of clip {ids[owner[bad[0]]]!r} is zero, or has NaN or Inf")
-
-
-def _shard_files(folder: Path, index: int, count: int) -> tuple[Path, Path]:
-    number = f"{index:05d}-of-{count:05d}"
-    return folder / f"embeddings-{number}.safetensors", folder / f"captions-{number}.jsonl"
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} holds no header.json: it is not a folder of paired embeddings")
-    header = json.loads(path.read_text(encoding="utf-8"))
-    if header.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format_version {header.get('format_version')!r}, this version of dlink-adapter reads "
-            f"{FORMAT_VERSION}: update the package, or write the embeddings again"
-        )
-    for name in ("clips", "captions"):
-        if header[name] != sum(shard[name] for shard in header["shards"]):
-            raise ValueError(f"{path}: the shards hold another number of {name} than the {header[name]} announced")
-    return header
-
-
-def _dtype_name(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
+def _merged(metadata: list[dict[str, Any]]) -> dict[str, Any]:
+    names = dict.fromkeys(chain.from_iterable(metadata))
+    values = {name: [of_part.get(name) for of_part in metadata] for name in names}
+    return {name: of[0] if all(value == of[0] for value in of) else of for name, of in values.items()}

@@ -1,18 +1,44 @@
 """Encoders: what the bridge needs of a frozen two-tower model, and the catalogue of those it knows."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from tqdm.auto import tqdm
+
+
+class UnreadableError(ValueError):
+    """A file that cannot be used, with its name and the cause."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file decoded and preprocessed: all that can be done to it before the model, in another process.
+
+    Args:
+        features: float32, of the shape that its encoder takes.
+        seconds: length of the audio; 0 for what has none.
+    """
+
+    features: NDArray[np.float32]
+    seconds: float = 0.0
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A frozen encoder that puts audio and text into one space.
+    """A frozen encoder that puts two modalities into one space; `AudioEncoder` and `ImageEncoder` say which.
 
     `fingerprint` identifies the weights and the preprocessing: a bridge fitted on one encoder refuses the embeddings
-    of another. Both methods return unit-norm float32 on the CPU, one row per item, in order.
+    of another. The `encode_` methods return unit-norm float32 on the CPU, one row per item, in order.
     """
 
     @property
@@ -21,25 +47,55 @@ class Encoder(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def encode_audio(self, clips: Sequence[Any], /) -> Tensor:  # (n, dim)
+    @property
+    def load(self) -> Callable[[str | Path], Loaded]:
+        """Reads one file for the encoder. It can be pickled, needs no model and raises UnreadableError."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Id, revision, fingerprint and preprocessing as JSON, for the header of the embeddings."""
         ...
 
     def encode_text(self, captions: Sequence[str], /) -> Tensor:  # (n, dim)
         ...
 
 
+@runtime_checkable
+class AudioEncoder(Encoder, Protocol):
+    """An encoder of audio and text."""
+
+    def encode_audio(self, clips: Iterable[Any], /) -> Tensor:  # files, or what `load` made of them -> (n, dim)
+        ...
+
+
+@runtime_checkable
+class ImageEncoder(Encoder, Protocol):
+    """An encoder of images and text."""
+
+    def encode_image(self, images: Iterable[Any], /) -> Tensor:  # files, or what `load` made of them -> (n, dim)
+        ...
+
+
 # name -> "module:Class". The class has a `from_pretrained(path, **options)`; its module is imported when it is used.
 ENCODERS: dict[str, str] = {
     "clap": "dlink_adapter.integrations.transformers_clap:ClapEncoder",
+    "clip": "dlink_adapter.integrations.transformers_clip:ClipEncoder",
+    "laion_clap": "dlink_adapter.integrations.laion_clap:LaionClapEncoder",
+    "laion_checkpoint": "dlink_adapter.integrations.laion_clap:CheckpointEncoder",
+    "precomputed": "dlink_adapter.integrations.precomputed:PrecomputedEncoder",
 }
 
 
-def load_encoder(name: str, path: str, **options: Any) -> Encoder:
+def load_encoder(name: str, path: str, **options: Any) -> Any:
     """Loads the encoder registered as `name` from a hub id or a local folder.
 
     Args:
         name: a key of `ENCODERS`.
-        path: given to the class's `from_pretrained`, as are the `options`.
+        path: given to the class's `from_pretrained`, as are the `options`: each takes `revision`, `device` and
+            `batch_size`.
+
+    Returns:
+        An `AudioEncoder` or an `ImageEncoder`.
 
     Raises:
         ValueError: no encoder has that name.
@@ -49,3 +105,66 @@ def load_encoder(name: str, path: str, **options: Any) -> Encoder:
         raise ValueError(f"unknown encoder {name!r}; known: {', '.join(sorted(ENCODERS))}")
     module, _, attribute = ENCODERS[name].partition(":")
     return getattr(import_module(module), attribute).from_pretrained(path, **options)
+
+
+def encode_distinct(
+    captions: Sequence[str], embed: Callable[[list[str]], Tensor], *, batch_size: int, dim: int, progress: bool = False
+) -> Tensor:
+    """Captions to unit-norm rows `(n, dim)` by `embed`, a batch at a time; equal ones are computed once.
+
+    Raises:
+        ValueError: a caption is blank or not a string, by its place in `captions`.
+    """
+    check_sequence(captions)
+    for index, caption in enumerate(captions):
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f"caption {index} is {caption!r}: expected a string with words")
+    unique = sorted(set(captions), key=lambda caption: (len(caption), caption))  # like lengths waste less padding
+    starts = tqdm(range(0, len(unique), batch_size), desc="text", unit="batch", disable=None if progress else True)
+    rows = [embed(unique[start : start + batch_size]) for start in starts]
+    row_of = {caption: row for row, caption in enumerate(unique)}
+    stacked = torch.cat(rows) if rows else torch.zeros(0, dim)
+    return normalize(stacked[[row_of[caption] for caption in captions]], dim=-1)
+
+
+def check_sequence(items: Any) -> None:
+    """Raises TypeError on a string or a path where several are expected."""
+    if isinstance(items, (str, Path)):
+        raise TypeError(f"expected a sequence, got the single item {str(items)!r}: put it in a list")
+
+
+def pooled(output: Any, dim: int) -> Tensor:
+    """The projected embedding, float32 on the CPU: transformers 4 returns it, transformers 5 an object that holds it.
+
+    Raises:
+        ValueError: it is not `dim` wide.
+    """
+    embedding: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    if embedding.shape[-1] != dim:
+        raise ValueError(f"expected embeddings of width {dim}, the model gave {tuple(embedding.shape)}")
+    return embedding.float().cpu()
+
+
+def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
+    """Raises ValueError on a tokenizer without words, or with more than the model has.
+
+    Without its files a RoBERTa tokenizer loads empty and silent, and every caption becomes the same one.
+    """
+    words = set(tokenizer("a dog barks")["input_ids"]) - set(tokenizer.all_special_ids)
+    if not words:
+        raise ValueError(f"the tokenizer has no vocabulary ({len(tokenizer)} entries): are its files in the folder?")
+    if len(tokenizer) > vocab_size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} entries, the model only {vocab_size}: not the same one")
+
+
+def fingerprint(model: nn.Module, settings: Sequence[dict[str, Any]], vocabulary: dict[str, int]) -> str:
+    """16 hex digits over a model's weights, what else decides its outputs, and its vocabulary."""
+    digest = hashlib.sha256()
+    for group in settings:
+        digest.update(json.dumps(group).encode())
+    digest.update(json.dumps(sorted(vocabulary.items())).encode())
+    for name, parameter in sorted(model.named_parameters()):
+        # Training moves every tensor, so the head of each tells checkpoints apart at no cost.
+        head = parameter.detach().flatten()[:64].float().cpu()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + head.numpy().tobytes())
+    return digest.hexdigest()[:16]

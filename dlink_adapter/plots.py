@@ -1,4 +1,4 @@
-"""The figures: the two clouds before and after, caption scores as bars, cosines as histograms.
+"""The figures: clouds before and after, cosines as histograms, scores as bars, trade-offs, curves against depth.
 
 Each is drawn on a Figure of its own (no pyplot, no global state, no display) and appears complete or not at all.
 Colours are Okabe and Ito's, told apart with any colour vision; audio and text differ in shape too.
@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, told apart with any colour vision; audio and text d
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import chain
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ METRIC_NAMES = {
     "fense": "FENSE",
 }
 MAX_POINTS = 2000  # of each modality in a panel: more only paint over each other
+COLUMNS = 4  # of panels in a figure
 
 
 def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *, pairs: int = 12) -> Path:
@@ -35,8 +37,7 @@ def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *
     """
     clouds = _unit_pairs(panels)
     raw = torch.cat(next(iter(clouds.values())))
-    figure = _figure(4.4 * len(clouds), 4.8)
-    grid = figure.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
+    figure, grid = _panels(len(clouds), 4.4, 4.8, sharex=True, sharey=True)
     project, explained = _principal_plane(raw)
     for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
         shown = torch.randperm(len(audio), generator=torch.Generator().manual_seed(0))[:MAX_POINTS]
@@ -47,7 +48,7 @@ def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *
             style: dict[str, Any] = {"color": color, "marker": marker, "linewidths": 0}
             axes.scatter(*cloud.T.tolist(), s=16, alpha=0.45, label=label, **style)
             axes.scatter(*cloud[:pairs].T.tolist(), s=26, zorder=4, **style)
-        axes.set_title(f"{title}\nmean paired cosine {(audio * text).sum(-1).mean():.2f}", fontsize=11)
+        axes.set_title(f"{_title(title)}\nmean paired cosine {(audio * text).sum(-1).mean():.2f}", fontsize=11)
         axes.set_xlabel(f"component 1 ({explained[0]:.0%} of the variance)")
     grid[0].set_ylabel(f"component 2 ({explained[1]:.0%})")
     handles, labels = grid[0].get_legend_handles_labels()
@@ -90,8 +91,7 @@ def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) 
     Shapes and errors as in `plot_clouds`. What counts is that the two hills part, not where they stand.
     """
     clouds = _unit_pairs(panels)
-    figure = _figure(4.4 * len(clouds), 3.8)
-    grid = figure.subplots(1, len(clouds), sharex=True, squeeze=False)[0]
+    figure, grid = _panels(len(clouds), 4.4, 3.8, sharex=True)
     for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
         shift = max(1, len(audio) // 2)  # half way round: neighbouring rows may be alike
         for other, color, hatch, label in ((text, TEXT, "", "pairs"), (text.roll(shift, 0), AUDIO, "///", "not pairs")):
@@ -99,13 +99,61 @@ def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) 
             style: dict[str, Any] = {"color": color, "alpha": 0.5, "hatch": hatch, "edgecolor": color, "density": True}
             axes.hist(cosine.tolist(), bins=40, label=label, histtype="stepfilled", **style)
             axes.axvline(cosine.mean().item(), color=color, linewidth=1.4, linestyle="--")
-        axes.set_title(title, fontsize=11)
+        axes.set_title(_title(title), fontsize=11)
         axes.set_xlabel("cosine of audio and text")
         axes.set_yticks([])
     grid[0].set_ylabel("share of clips")
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle("Cosines of pairs and of others; dashed: the means")
+    return _save(figure, path)
+
+
+def plot_tradeoff(
+    path: str | Path, points: Mapping[str, Mapping[str, Mapping[str, float]]], across: str = "rmg", up: str = "r_at_1"
+) -> Path:
+    """Draw `points[method][metric]["mean" | "std"]`, two metrics against each other: closing a gap is easy to win.
+
+    Raises KeyError on a metric that a method lacks, ImportError without matplotlib.
+    """
+    figure = _figure(7.0, 5.0)
+    axes = figure.subplots()
+    for place, (method, metrics) in enumerate(points.items()):
+        x, y = metrics[across], metrics[up]
+        style: dict[str, Any] = {"color": BARS[place % len(BARS)], "marker": "os^Dvp"[place % 6], "markersize": 8}
+        axes.errorbar(x["mean"], y["mean"], xerr=x["std"], yerr=y["std"], capsize=2, linewidth=0.8, **style)
+        axes.annotate(_title(method), (x["mean"], y["mean"]), (6, 5), textcoords="offset points", fontsize=9)
+    axes.set_xlabel(f"{_title(across)} (mean and standard deviation over folds)")
+    axes.set_ylabel(_title(up))
+    axes.margins(0.12)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return _save(figure, path)
+
+
+def plot_depth(
+    path: str | Path, panels: Mapping[str, Mapping[str, Mapping[int, float]]], cosines: Mapping[int, float], best: int
+) -> Path:
+    """Draw `panels[metric][curve][timestep]` against depth, a panel a metric; the timestep `best` is marked.
+
+    `cosines[timestep]` is what the noise leaves of an embedding: the same depth in a unit that other scales share.
+    """
+    figure, grid = _panels(len(panels), 4.4, 3.6)
+    shown = sorted(cosines)[:: max(1, len(cosines) // 6)]
+    places = {label: place for place, label in enumerate(dict.fromkeys(chain(*panels.values())))}
+    handles: dict[str, Any] = {}
+    for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
+        for label, curve in curves.items():
+            place = places[label]
+            style: dict[str, Any] = {"color": BARS[(place + 6) % len(BARS)], "marker": "os^Dvp"[place % 6]}
+            (handles[label],) = axes.plot([*curve], [*curve.values()], markersize=4, linewidth=1.2, **style)
+        axes.axvline(best, color=LINE, linewidth=1, linestyle="--")
+        axes.set_xticks(shown, [f"{timestep}\n{cosines[timestep]:.2f}" for timestep in shown], fontsize=8)
+        axes.set_title(_title(metric), fontsize=11)
+        axes.set_xlabel("depth: timestep, and cosine with the clean embedding")
+        axes.grid(color="#dddddd", linewidth=0.6)
+    below: dict[str, Any] = {"loc": "outside lower center", "ncols": min(len(handles), 5), "frameon": False}
+    figure.legend([*handles.values()], [*handles], **below)
     return _save(figure, path)
 
 
@@ -157,6 +205,19 @@ def _figure(width: float, height: float) -> "Figure":
     except ImportError as error:
         raise ImportError('figures need matplotlib: pip install "dlink-adapter[plot]"') from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _panels(
+    count: int, width: float, height: float, *, sharex: bool = False, sharey: bool = False
+) -> "tuple[Figure, list[Any]]":
+    """A figure with `count` axes of a size in inches, `COLUMNS` a row."""
+    columns = min(count, COLUMNS)
+    rows = -(-count // columns)
+    figure = _figure(width * columns, height * rows)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, list(grid[:count])
 
 
 def _save(figure: "Figure", path: str | Path) -> Path:

@@ -47,6 +47,10 @@ class PretrainedBridge(nn.Module):
         """Whether the bridge can be called."""
         raise NotImplementedError
 
+    def fit(self, audio: Tensor, text: Tensor) -> None:
+        """Fit on pairs, both (n, dim)."""
+        raise NotImplementedError(f"a {type(self).__name__} is fitted by dlink_adapter.fit(bridge, (audio, text))")
+
     def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
         """float32 (..., dim) -> float32 (..., dim), unit norm."""
         raise NotImplementedError

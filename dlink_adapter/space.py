@@ -4,9 +4,13 @@ Centring by modality takes out the constant part of the modality gap in closed f
 the network only has to learn what a shift cannot do. On the way out the text mean comes back.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+Rows = Tensor | Iterable[Tensor]  # (n, dim), whole or in blocks
 
 
 class EmbeddingSpace(nn.Module):
@@ -31,12 +35,13 @@ class EmbeddingSpace(nn.Module):
         """Whether `fit` was called, or fitted values were loaded. Waits for the device."""
         return bool(self.text_radius.isfinite())
 
-    def fit(self, audio: Tensor, text: Tensor) -> None:
-        """Take the means from embeddings (n, dim) and (m, dim), which need not be paired; sums run in float64."""
+    def fit(self, audio: Rows, text: Rows) -> None:
+        """Take the means from embeddings (n, dim) and (m, dim), which need not be paired; sums run in float64.
+
+        Either can be blocks of rows instead, a list or `PairedEmbeddings.blocks`: they are gone through twice.
+        """
         audio_mean, text_mean = unit_mean(audio), unit_mean(text)
-        residual = torch.cat(
-            [(normalize(rows.double(), dim=-1) - text_mean).norm(dim=-1) for rows in text.split(16384)]
-        )
+        residual = torch.cat([(normalize(rows.double(), dim=-1) - text_mean).norm(dim=-1) for rows in _blocks(text)])
         self.audio_mean.copy_(audio_mean)
         self.text_mean.copy_(text_mean)
         self.text_radius.copy_(residual.mean())
@@ -57,6 +62,11 @@ class EmbeddingSpace(nn.Module):
         return normalize(direction + self.text_mean.to(coordinates), dim=-1)
 
 
-def unit_mean(x: Tensor) -> Tensor:
+def unit_mean(x: Rows) -> Tensor:
     """The mean of the unit-normed rows of x (n, dim): (dim,) in float64, a block at a time."""
-    return torch.stack([normalize(rows.double(), dim=-1).sum(0) for rows in x.split(16384)]).sum(0) / len(x)
+    sums, counts = zip(*((normalize(rows.double(), dim=-1).sum(0), len(rows)) for rows in _blocks(x)), strict=True)
+    return torch.stack(sums).sum(0) / sum(counts)
+
+
+def _blocks(x: Rows) -> Iterable[Tensor]:
+    return x.split(16384) if isinstance(x, Tensor) else x

@@ -22,11 +22,12 @@ from tqdm.auto import tqdm
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.calibrate import calibrate
+from dlink_adapter.calibrate import MAX_CLIPS, calibrate
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.gap import before_and_after, measure
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+REGRESSION_CLIPS = 16384  # that closed forms are fitted on: more hardly help, and would have to be held in memory
 Pairs = PairedEmbeddings | tuple[Tensor, Tensor]
 
 
@@ -92,25 +93,30 @@ def fit(
     from accelerate import Accelerator
 
     config = config or FitConfig()
-    train, held_out = _as_pairs(pairs), None if val is None else _as_pairs(val)
-    if train.dim != link.dim:
-        raise ValueError(f"the bridge has dim {link.dim}, the pairs have dim {train.dim}")
+    given, held_out = _as_pairs(pairs), None if val is None else _as_pairs(val)
+    if given.dim != link.dim:
+        raise ValueError(f"the bridge has dim {link.dim}, the pairs have dim {given.dim}")
+    train = given
     if held_out is None:
-        train, held_out = train.split((1 - config.holdout, config.holdout), seed=config.seed)
+        train, held_out = given.split((1 - config.holdout, config.holdout), seed=config.seed)
     if held_out.clips < 3:
         raise ValueError(
             f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"
         )
     started = time.monotonic()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    link.space.to(accelerator.device).fit(train.audio.to(accelerator.device), train.text.to(accelerator.device))
+    link.space.to(accelerator.device).fit(train.blocks("audio"), train.blocks("text"))
+    link.to(accelerator.device)
+    _fit_regressions(link, train, config.seed)
     run = _Run(link, train, config, accelerator, Path(out) if out is not None else None)
     losses = run.train(progress)
     link.metadata["fingerprint"] = train.metadata.get("fingerprint")
     link.metadata["training"] = {**asdict(config), "pairs": len(train), "clips": train.clips}
     link.eval()
-    calibration = calibrate(link, held_out, train.text)
+    calibration = calibrate(link, held_out, next(iter(train.blocks("text"))))
     link.metadata["gap_before_and_after"] = _gap(link, held_out)
+    if train is not given:
+        _fit_regressions(link, given, config.seed)
     link.metadata["space"] = link.space.describe()
     if out is not None and accelerator.is_main_process:
         link.save_pretrained(out)
@@ -136,7 +142,7 @@ class _Run:
         self, link: DiffusionLink, pairs: PairedEmbeddings, config: FitConfig, accelerator: Any, out: Path | None
     ):
         self.link, self.pairs, self.config, self.accelerator, self.out = link, pairs, config, accelerator, out
-        self.step = 0
+        self.step, self.order = 0, torch.empty(0, dtype=torch.long)  # the order of the pairs in this epoch
         self.batch_size = min(config.batch_size, len(pairs))
         with _seeded(config.seed):
             link.denoiser.reset_parameters()
@@ -185,8 +191,10 @@ class _Run:
         """This process's share of the rows of this step: whole epochs, each in its own order."""
         a_epoch = len(self.pairs) // self.batch_size
         epoch, place = divmod(self.step, a_epoch)
-        order = torch.randperm(len(self.pairs), generator=Generator().manual_seed(self.config.seed * 1_000_003 + epoch))
-        batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+        if place == 0 or not len(self.order):
+            draw = Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+            self.order = torch.randperm(len(self.pairs), generator=draw)
+        batch = self.order[place * self.batch_size : (place + 1) * self.batch_size]
         return batch[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _log(self, losses: dict[str, float]) -> None:
@@ -238,9 +246,18 @@ class _Run:
         self.schedule.step()
 
 
+def _fit_regressions(link: DiffusionLink, pairs: PairedEmbeddings, seed: int) -> None:
+    """What has a closed form takes a second: it is fitted again once nothing needs to be held out."""
+    if pairs.clips > REGRESSION_CLIPS:
+        pairs = pairs.select(torch.randperm(pairs.clips, generator=Generator().manual_seed(seed))[:REGRESSION_CLIPS])
+    device = link.space.text_mean.device
+    link.fit_regressions(pairs.audio.to(device), pairs.text.to(device), pairs.clip.to(device))
+
+
 @torch.no_grad()
 def _gap(link: DiffusionLink, pairs: PairedEmbeddings) -> dict[str, list[float]]:
-    """The modality gap on held-out pairs, before and after the bridge."""
+    """The modality gap on held-out pairs, as many as are calibrated on, before and after the bridge."""
+    pairs = pairs.select(range(min(pairs.clips, MAX_CLIPS)))
     audio, text = pairs.audio.cpu(), pairs.text.cpu()
     bridged = link(audio.to(link.space.text_mean.device)).cpu()
     return before_and_after(measure(audio, text, pairs.clip), measure(bridged, text, pairs.clip))

@@ -4,21 +4,29 @@ CLAP (Wu et al., ICASSP 2023; arXiv 2211.06687) hears at most ten seconds and cr
 same file has a different embedding every time. Here a longer clip is the mean over its non-overlapping windows.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from dlink_adapter.audio import AudioError, Waveform, check_waveform, load_audio, log_mel, windows
+from dlink_adapter.audio import SHORTEST_TAIL, AudioError, Waveform, check_waveform, load_audio, log_mel, windows
+from dlink_adapter.encoders import (
+    Loaded,
+    check_sequence,
+    check_tokenizer,
+    encode_distinct,
+    fingerprint,
+    pooled,
+)
 
 try:
     from transformers import AutoFeatureExtractor, AutoTokenizer, ClapFeatureExtractor, ClapModel
@@ -45,16 +53,36 @@ class TorchClapFeatureExtractor(ClapFeatureExtractor):
         return log_mel(clip, filters, fft_size=self.fft_window_size, hop=self.hop_length).numpy()
 
 
+@dataclass(frozen=True)
+class ClapLoader:
+    """Audio to what CLAP's first layer takes: decoded, resampled, cut into windows, log-mel."""
+
+    extractor: ClapFeatureExtractor
+    rate: int  # Hz
+    seconds: float  # a window
+
+    def __call__(self, path: str | Path) -> Loaded:
+        audio = load_audio(path, self.rate)
+        return Loaded(self.features(audio), len(audio) / self.rate)
+
+    def features(self, audio: Waveform) -> NDArray[np.float32]:
+        """`(samples,)` at `rate` -> `(windows, channels, frames, mels)`."""
+        batch = windows(audio, self.rate, self.seconds)
+        features = self.extractor(batch, sampling_rate=self.rate, return_tensors="np")["input_features"]
+        return np.asarray(features, dtype=np.float32)
+
+
 class ClapEncoder:
     """A frozen CLAP: audio and captions to unit-norm embeddings `(n, dim)`, float32 on the CPU.
 
     Attributes:
         id: hub id or folder it was loaded from.
-        revision: hub revision, if one was asked for.
+        revision: hub revision that was asked for, else the commit that was loaded; None for a folder.
         dim: width of the shared space.
         rate: sampling rate of the arrays `encode_audio` takes, in Hz.
         seconds: length of a window.
         fingerprint: 16 hex digits over the weights, the preprocessing and the vocabulary.
+        load: reads a file for `encode_audio`, in any process.
     """
 
     def __init__(
@@ -69,14 +97,14 @@ class ClapEncoder:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        _check_tokenizer(tokenizer, model.config.text_config.vocab_size)
+        check_tokenizer(tokenizer, model.config.text_config.vocab_size)
         self.model = model.float().eval().requires_grad_(False)
-        self.extractor = TorchClapFeatureExtractor.from_dict(extractor.to_dict())
         self.tokenizer = tokenizer
         self.id, self.revision, self.batch_size = id, revision, batch_size
         self.dim: int = model.config.projection_dim
         self.rate: int = extractor.sampling_rate
         self.seconds: float = extractor.max_length_s
+        self.load = ClapLoader(TorchClapFeatureExtractor.from_dict(extractor.to_dict()), self.rate, self.seconds)
         self.fingerprint = _fingerprint(model, extractor, tokenizer)
         if model.config.audio_config.enable_fusion:
             logger.warning(
@@ -113,27 +141,41 @@ class ClapEncoder:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         model = ClapModel.from_pretrained(name, revision=revision)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        revision = revision or getattr(model.config, "_commit_hash", None)  # which a model from a folder lacks
         return cls(model, extractor, tokenizer, id=name, revision=revision, batch_size=batch_size)
 
+    def describe(self) -> dict[str, Any]:
+        """Id, revision, fingerprint, sampling rate in Hz and what becomes of clips that do not fill a window."""
+        rule = (
+            f"mean over non-overlapping {self.seconds} s, tails under {SHORTEST_TAIL} s dropped, shorter clips "
+            f"{self.load.extractor.padding}, unit norm"
+        )
+        names = ("id", "revision", "fingerprint", "rate")
+        return {**{name: getattr(self, name) for name in names}, "windows": rule}
+
     @torch.no_grad()
-    def encode_audio(self, clips: Sequence[str | Path | Waveform], *, progress: bool = False) -> Tensor:
+    def encode_audio(self, clips: Iterable[str | Path | Waveform | Loaded], *, progress: bool = False) -> Tensor:
         """Audio to unit-norm embeddings `(n, dim)`.
 
         Args:
-            clips: files of any rate and channel count, or mono arrays `(samples,)` at `self.rate` Hz. Clips longer
-                than `self.seconds` are the mean of their windows' embeddings, shorter ones are repeated.
+            clips: files of any rate and channel count, or mono arrays `(samples,)` at `self.rate` Hz, or what
+                `self.load` made of files. They are taken one by one as the batches need them. Clips longer than
+                `self.seconds` are the mean of their windows' embeddings, shorter ones are repeated.
             progress: shows a bar when on a terminal.
 
         Raises:
             AudioError: a clip that cannot be used, by its file name or its place in `clips`.
         """
-        _check_sequence(clips)
-        total = torch.zeros(len(clips), self.dim)
+        check_sequence(clips)
+        sums: list[Tensor] = []
         pieces = self._windows(tqdm(clips, desc="audio", unit="clip", disable=None if progress else True))
         while batch := list(islice(pieces, self.batch_size)):
-            owners = torch.tensor([clip for clip, _ in batch])
-            total.index_add_(0, owners, self._embed_windows([window for _, window in batch]))
-        return normalize(total, dim=-1)
+            for (clip, _), row in zip(batch, self._embed_windows([window for _, window in batch]), strict=True):
+                if clip == len(sums):
+                    sums.append(row)
+                else:
+                    sums[clip] = sums[clip] + row
+        return normalize(torch.stack(sums), dim=-1) if sums else torch.zeros(0, self.dim)
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str], *, progress: bool = False) -> Tensor:
@@ -142,37 +184,29 @@ class ClapEncoder:
         Raises:
             ValueError: a caption is blank or not a string, by its place in `captions`.
         """
-        _check_sequence(captions)
-        for index, caption in enumerate(captions):
-            if not isinstance(caption, str) or not caption.strip():
-                raise ValueError(f"caption {index} is {caption!r}: expected a string with words")
-        unique = sorted(set(captions), key=lambda caption: (len(caption), caption))  # like lengths waste less padding
-        starts = tqdm(
-            range(0, len(unique), self.batch_size), desc="text", unit="batch", disable=None if progress else True
+        return encode_distinct(
+            captions, self._embed_captions, batch_size=self.batch_size, dim=self.dim, progress=progress
         )
-        rows = [self._embed_captions(unique[start : start + self.batch_size]) for start in starts]
-        row_of = {caption: row for row, caption in enumerate(unique)}
-        stacked = torch.cat(rows) if rows else torch.zeros(0, self.dim)
-        return normalize(stacked[[row_of[caption] for caption in captions]], dim=-1)
 
-    def _windows(self, clips: Iterable[str | Path | Waveform]) -> Iterator[tuple[int, Waveform]]:
+    def _windows(self, clips: Iterable[str | Path | Waveform | Loaded]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         for index, clip in enumerate(clips):
             if isinstance(clip, (str, Path)):
-                audio = load_audio(clip, self.rate)
+                features = self.load(clip).features
+            elif isinstance(clip, Loaded):
+                features = clip.features
             else:
                 try:
-                    audio = check_waveform(clip)
+                    features = self.load.features(check_waveform(clip))
                 except AudioError as error:
                     raise AudioError(f"clip {index}: {error}") from None
-            for window in windows(audio, self.rate, self.seconds):
+            for window in features:
                 yield index, window
 
-    def _embed_windows(self, batch: list[Waveform]) -> Tensor:
-        features = self.extractor(batch, sampling_rate=self.rate, return_tensors="pt")
-        mel = features["input_features"].to(self.model.device)
+    def _embed_windows(self, batch: list[NDArray[np.float32]]) -> Tensor:
+        mel = torch.from_numpy(np.stack(batch)).to(self.model.device)
         # The extractor marks a random window of a batch without long ones: see the warning about fusion.
         is_longer = torch.zeros(len(batch), 1, dtype=torch.bool, device=mel.device)
-        return self._pooled(self.model.get_audio_features(input_features=mel, is_longer=is_longer))
+        return pooled(self.model.get_audio_features(input_features=mel, is_longer=is_longer), self.dim)
 
     def _embed_captions(self, batch: list[str]) -> Tensor:
         text = self.model.config.text_config
@@ -180,43 +214,17 @@ class ClapEncoder:
         room = min(self.tokenizer.model_max_length, text.max_position_embeddings - text.pad_token_id - 1)
         tokens = self.tokenizer(batch, padding=True, truncation=True, max_length=room, return_tensors="pt")
         tokens = tokens.to(self.model.device)
-        return self._pooled(
-            self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        return pooled(
+            self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]),
+            self.dim,
         )
-
-    def _pooled(self, output: Any) -> Tensor:
-        """transformers 4 returns the projected embedding itself, transformers 5 an object that holds it."""
-        embedding: Tensor = output if isinstance(output, Tensor) else output.pooler_output
-        if embedding.shape[-1] != self.dim:
-            raise ValueError(f"expected embeddings of width {self.dim}, {self.id} gave {tuple(embedding.shape)}")
-        return embedding.float().cpu()
-
-
-def _check_sequence(items: Any) -> None:
-    if isinstance(items, (str, Path)):
-        raise TypeError(f"expected a sequence, got the single item {str(items)!r}: put it in a list")
-
-
-def _check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
-    """Without its files a RoBERTa tokenizer loads empty and silent, and every caption becomes the same one."""
-    words = set(tokenizer("a dog barks")["input_ids"]) - set(tokenizer.all_special_ids)
-    if not words:
-        raise ValueError(f"the tokenizer has no vocabulary ({len(tokenizer)} entries): are its files in the folder?")
-    if len(tokenizer) > vocab_size:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} entries, the model only {vocab_size}: not the same CLAP")
 
 
 def _fingerprint(model: ClapModel, extractor: ClapFeatureExtractor, tokenizer: Any) -> str:
-    digest = hashlib.sha256()
-    for source, names in (
+    sources = (
         (model.config.audio_config, AUDIO_SETTINGS),
         (model.config.text_config, TEXT_SETTINGS),
         (extractor, FEATURE_SETTINGS),
-    ):
-        digest.update(json.dumps({name: getattr(source, name) for name in names}).encode())
-    digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
-    for name, parameter in sorted(model.named_parameters()):
-        # Training moves every tensor, so the head of each tells checkpoints apart at no cost.
-        head = parameter.detach().flatten()[:64].float().cpu()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + head.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    )
+    settings = [{name: getattr(source, name) for name in names} for source, names in sources]
+    return fingerprint(model, settings, tokenizer.get_vocab())

@@ -46,9 +46,11 @@ def make_link():
 
 def random_link(**settings) -> DiffusionLink:
     draw = torch.Generator().manual_seed(0)
-    config = {"dim": 16, "time_dim": 8, "depth": 0.9, "dropout": 0.1, "samples": 4, "residual": 0.1, **settings}
+    config = {"dim": 16, "time_dim": 8, "depth": 0.9, "dropout": 0.1, "samples": 4, "kernel_share": 0.3, **settings}
     link = DiffusionLink(BridgeConfig(**config))
-    link.space.fit(torch.randn(50, link.dim, generator=draw) + 1, torch.randn(50, link.dim, generator=draw) - 1)
+    audio, text = torch.randn(2, 50, link.dim, generator=draw)
+    link.space.fit(audio + 1, text - 1)
+    link.fit_regressions(audio + 1, text + audio - 1, torch.arange(50))
     with torch.no_grad():
         for parameter in link.denoiser.parameters():
             parameter.normal_(0, 0.2, generator=draw)

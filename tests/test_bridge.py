@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
 from dlink_adapter.bridge import DiffusionLink, add_noise, mirrored_noise
 from dlink_adapter.config import BridgeConfig
@@ -91,15 +90,41 @@ def test_many_samples_agree_with_each_other_more_than_single_ones(make_link, x):
     assert spread(64) < spread(1) / 4
 
 
-def test_the_average_is_over_reconstructions(link, x):
-    """`samples` by hand: encode, noise, one network call each, mean, residual, decode."""
-    x0 = link.space.encode(x)
+def by_hand(link, x0):
+    """A network call for each noised copy of the coordinates, their mean, kernel ridge, decode."""
     level = link.alpha_bars[link.timestep(0.9)]
     guesses = [link.denoise(add_noise(x0, level, noise), level) for noise in link.fixed_noise]
-    mean = normalize(torch.stack(guesses).mean(0), dim=-1)
-    expected = link.space.decode(mean + link.config.residual * normalize(x0, dim=-1))
-    torch.testing.assert_close(link(x), expected, rtol=0, atol=1e-6)
+    return link.space.decode(0.7 * torch.stack(guesses).mean(0) + 0.3 * link.kernel(x0))
+
+
+def test_the_average_is_over_reconstructions(link, x):
+    torch.testing.assert_close(link(x), by_hand(link, link.space.encode(x)), rtol=0, atol=1e-6)
     assert torch.equal(link(x, samples=4), link(x)) and not torch.equal(link(x, samples=2), link(x))
+
+
+def test_captions_go_the_way_of_audio_as_pseudo_audio(link, x):
+    text = link.space.encode(x, "text")
+    expected = by_hand(link, link.pseudo_audio(text, noise=False))
+    torch.testing.assert_close(link(x, modality="text"), expected, rtol=0, atol=1e-6)
+    link.config = replace(link.config, pseudo_audio=False)
+    torch.testing.assert_close(link(x, modality="text"), by_hand(link, text), rtol=0, atol=1e-6)
+
+
+def test_with_a_generator_pseudo_audio_scatters(link, x):
+    link.config = replace(link.config, depth=0)  # no other noise
+
+    def scattered(seed):
+        return link(x, modality="text", generator=torch.Generator().manual_seed(seed))
+
+    assert torch.equal(scattered(0), scattered(0)) and not torch.allclose(scattered(0), scattered(1))
+    assert not torch.allclose(scattered(0), link(x, modality="text"))
+
+
+def test_a_kernel_share_needs_a_fitted_kernel():
+    link = DiffusionLink(BridgeConfig(dim=4, depth=0.9, kernel_share=0.5))
+    link.space.fit(torch.randn(9, 4), torch.randn(9, 4))
+    with pytest.raises(ValueError, match="not fitted"):
+        link(torch.ones(4))
 
 
 def test_fixed_noise_comes_in_mirrored_pairs():
@@ -126,7 +151,7 @@ def test_depth_as_a_cosine_is_the_cosine_that_is_left(make_link):
 
 def test_depth_steps_and_sampler_may_be_replaced(link, x):
     results = [link(x)]
-    for changed in ({"depth": 0.3}, {"depth": 0.3, "steps": 3}, {"depth": 0}, {"residual": 0.5}):
+    for changed in ({"depth": 0.3}, {"depth": 0.3, "steps": 3}, {"depth": 0}, {"kernel_share": 0.5}):
         link.config = replace(link.config, **changed)
         results.append(link(x))
     assert not any(torch.allclose(a, b) for i, a in enumerate(results) for b in results[:i])
@@ -216,12 +241,14 @@ def test_ddp(link, x, tmp_path):
 def test_inside_a_transformers_model_the_buffers_survive(make_link, x, tmp_path):
     from transformers import PretrainedConfig, PreTrainedModel
 
+    settings = make_link().config
+
     class Host(PreTrainedModel):
         config_class = PretrainedConfig
 
         def __init__(self, config):
             super().__init__(config)
-            self.bridge = DiffusionLink(make_link().config)
+            self.bridge = DiffusionLink(settings)
             self.head = nn.Linear(16, 2)
             self.post_init()
 
@@ -314,11 +341,3 @@ def test_ddpm_needs_a_generator_in_eval_mode(make_link):
         link(x)
     first, again = (link(x, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, again)
-
-
-def test_captions_have_a_depth_of_their_own(make_link):
-    link = make_link(depth=0.99, text_depth=0.3)
-    same = make_link(depth=0.3, text_depth=None)
-    x = torch.randn(4, link.dim)
-    assert torch.equal(link(x, modality="text"), same(x, modality="text"))
-    assert not torch.allclose(link(x), same(x))

@@ -134,7 +134,7 @@ def test_opening_loads_nothing(tmp_path):
     assert pairs[4321][0].sum() == 1024
     assert resident_file_kib() - before < 8 * 1024
     checked = PairedEmbeddings.open(folder)
-    assert resident_file_kib() - before < 24 * 1024  # one shard at a time, let go afterwards
+    assert resident_file_kib() - before < 24 * 1024  # one shard at a time, let go of afterwards
     assert len(checked) == len(pairs)
 
 
@@ -148,6 +148,73 @@ def test_the_folder_is_all_or_nothing(tmp_path, audio, text):
     with pytest.raises(FileExistsError, match="not an empty folder"):
         PairedEmbeddings.write(folder, audio, text, CAPTIONS)
     assert len(PairedEmbeddings.open(folder)) == 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's memory counters")
+def test_reading_everything_keeps_little(tmp_path, monkeypatch):
+    monkeypatch.setattr("dlink_adapter.embeddings.ROWS_KEPT", 0)
+    rows = torch.ones(8000, 2048)  # 2 x 64 MiB
+    pairs = PairedEmbeddings.write(tmp_path / "pairs", rows, rows, [["x"]] * 8000, shard_clips=1000)
+    before = resident_file_kib()
+    for _ in DataLoader(pairs, batch_size=100, shuffle=True):
+        pass
+    assert resident_file_kib() - before < 32 * 1024
+
+
+def test_blocks_are_the_rows(pairs, audio, text, monkeypatch):
+    monkeypatch.setattr("dlink_adapter.embeddings.BLOCK_ROWS", 2)
+    for part, clips in ((pairs, [0, 1, 2, 3, 4]), (pairs.select([4, 2]), [4, 2])):
+        blocks = part.blocks("audio")
+        assert [len(block) for block in blocks] == [2] * (len(clips) // 2) + [1] * (len(clips) % 2)
+        for _ in range(2):
+            assert torch.equal(torch.cat(list(blocks)), audio[clips])
+        assert torch.equal(torch.cat(list(part.blocks("text"))), part.text)
+
+
+def test_saved_selection(pairs, tmp_path):
+    chosen = pairs.select([4, 0, 2])
+    saved = chosen.save(tmp_path / "chosen", shard_clips=2)
+    assert (saved.ids, saved.captions, saved.metadata) == (chosen.ids, chosen.captions, pairs.metadata)
+    assert torch.equal(saved.audio, chosen.audio) and torch.equal(saved.text, chosen.text)
+    assert len(list((tmp_path / "chosen").glob("*.safetensors"))) == 2
+    with pytest.raises(FileExistsError, match="not an empty folder"):
+        pairs.save(tmp_path / "chosen")
+
+
+def test_pairs_without_captions_are_not_saved(tmp_path, audio):
+    with pytest.raises(ValueError, match="no captions"):
+        PairedEmbeddings.from_tensors(audio, audio).save(tmp_path / "pairs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_merged(pairs, tmp_path, audio, text):
+    more = PairedEmbeddings.from_tensors(
+        audio + 1, text[:5] + 1, [["x"]] * 5, ids=list("abcde"), metadata={"encoder": "toy", "split": "val"}
+    )
+    for first, second in ((pairs, more), (pairs.select([3, 1]), more), (pairs, more.select([2]))):
+        merged = PairedEmbeddings.merge([first, second])
+        assert (len(merged), merged.clips) == (len(first) + len(second), first.clips + second.clips)
+        assert (merged.ids, merged.captions) == (first.ids + second.ids, first.captions + second.captions)
+        assert torch.equal(merged.audio, torch.cat([first.audio, second.audio]))
+        assert torch.equal(merged.text, torch.cat([first.text, second.text]))
+        assert torch.equal(merged.clip, torch.cat([first.clip, first.clips + second.clip]))
+        assert merged.metadata == {"encoder": "toy", "split": [None, "val"]}
+    assert torch.equal(merged.save(tmp_path / "merged").select([5, 0]).audio, torch.stack([audio[2] + 1, audio[0]]))
+
+
+def test_what_does_not_merge(pairs, audio, text):
+    other = {
+        "dim": PairedEmbeddings.from_tensors(audio[:, :5], text[:5, :5]),
+        "dtype": PairedEmbeddings.from_tensors(audio.half(), text[:5].half()),
+        "fingerprint": PairedEmbeddings.from_tensors(audio, text[:5], metadata={"fingerprint": "other"}),
+    }
+    for part in other.values():
+        with pytest.raises(ValueError, match="of one dim, dtype and encoder fingerprint"):
+            PairedEmbeddings.merge([pairs, part])
+    with pytest.raises(ValueError, match="the id 'dog' is given to more than one clip"):
+        PairedEmbeddings.merge([pairs, pairs.select([1, 0])])
+    with pytest.raises(ValueError, match="at least one"):
+        PairedEmbeddings.merge([])
 
 
 def bad_tensors(audio: Tensor, text: Tensor) -> Iterator[tuple[tuple, dict, str]]:

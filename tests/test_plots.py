@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from dlink_adapter import plots
-from dlink_adapter.plots import plot_caption_scores, plot_clouds, plot_cosines
+from dlink_adapter.plots import plot_caption_scores, plot_clouds, plot_cosines, plot_depth, plot_tradeoff
 
 SCORES = {
     "zero_shot": {
@@ -81,6 +81,33 @@ def test_cosines(tmp_path, panels, drawn):
     paired, others = (line.get_xdata()[0] for line in drawn[0].axes[0].lines)
     assert paired == pytest.approx((audio * text).sum(-1).mean().item(), abs=1e-6)
     assert others < paired
+
+
+def test_many_panels_take_several_rows(tmp_path, panels, drawn):
+    many = {f"method_{place}": panels["raw"] for place in range(6)}
+    assert_is_picture(plot_cosines(tmp_path / "cosines.png", many))
+    assert [axes.get_title() for axes in drawn[0].axes] == [f"method {place}" for place in range(6)]
+    assert drawn[0].axes[4].get_position().y1 < drawn[0].axes[0].get_position().y0
+
+
+def test_tradeoff(tmp_path, drawn):
+    points = {
+        "mean_shift": {"rmg": {"mean": 0.3, "std": 0.01}, "r_at_1": {"mean": 0.88, "std": 0.02}},
+        "ridge": {"rmg": {"mean": 0.2, "std": 0.01}, "r_at_1": {"mean": 0.86, "std": 0.02}},
+    }
+    assert_is_picture(plot_tradeoff(tmp_path / "tradeoff.png", points))
+    axes = drawn[0].axes[0]
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [("mean shift", (0.3, 0.88)), ("ridge", (0.2, 0.86))]
+    assert (axes.get_xlabel().split(" (")[0], axes.get_ylabel()) == ("rmg", "r at 1")
+
+
+def test_depth(tmp_path, drawn):
+    curves = {"r_at_1": {"1 sample": {0: 0.5, 300: 0.6, 900: 0.1}, "16 samples": {0: 0.5, 300: 0.7, 900: 0.2}}}
+    assert_is_picture(plot_depth(tmp_path / "depth.png", curves, {0: 1.0, 300: 0.88, 900: 0.15}, best=300))
+    (axes,) = drawn[0].axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0, 300, 900], [0, 300, 900], [300, 300]]
+    assert list(axes.lines[1].get_ydata()) == [0.5, 0.7, 0.2]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0\n1.00", "300\n0.88", "900\n0.15"]
 
 
 def test_the_same_figure_twice_and_no_random_state(tmp_path, panels):

@@ -1,15 +1,22 @@
 """Saving and loading bridges of every kind, and what is refused."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from dlink_adapter.baselines import BRIDGES, load_bridge
+from dlink_adapter.baselines.diffusion_bridge import PACKAGE, DiffusionBridge
 from dlink_adapter.baselines.mean_shift import MeanShift
+from dlink_adapter.baselines.regression import Regression
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.pretrained import PretrainedBridge
+from dlink_adapter.training import FitConfig
+
+SMALL = {DiffusionBridge: {"width": 8, "train_steps": 1}, Regression: {"time_dim": 8}}
+FEW = {Regression: {"config": FitConfig(steps=1)}}
 
 
 @pytest.fixture(params=BRIDGES)
@@ -18,9 +25,11 @@ def bridge(request, make_link) -> PretrainedBridge:
     if cls is DiffusionLink:
         bridge = make_link()
     else:
-        bridge = cls(cls.config_class(dim=16))
+        if cls is DiffusionBridge and not (find_spec(PACKAGE) and find_spec("ema_pytorch")):
+            pytest.skip('needs the extra "bench"')
+        bridge = cls(cls.config_class(dim=16, **SMALL.get(cls, {})))
         draw = torch.Generator().manual_seed(0)
-        bridge.fit(torch.randn(40, 16, generator=draw) + 1, torch.randn(40, 16, generator=draw))
+        bridge.fit(torch.randn(40, 16, generator=draw) + 1, torch.randn(40, 16, generator=draw), **FEW.get(cls, {}))
     bridge.metadata["fingerprint"] = "clap-1"
     return bridge.eval()
 

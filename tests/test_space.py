@@ -53,6 +53,13 @@ def test_unit_mean_of_more_rows_than_a_block():
     torch.testing.assert_close(unit_mean(rows), normalize(rows.double(), dim=-1).mean(0))
 
 
+def test_blocks_of_rows_are_the_rows(space, pairs):
+    by_blocks = EmbeddingSpace(32)
+    by_blocks.fit(pairs[0].split(70), pairs[1].split(90))
+    for name, value in space.state_dict().items():
+        torch.testing.assert_close(by_blocks.state_dict()[name], value)
+
+
 def test_a_new_space_is_unfitted_and_a_loaded_one_is_fitted(space):
     new = EmbeddingSpace(32)
     assert not new.is_fitted and space.is_fitted

@@ -189,6 +189,19 @@ def test_pairs_and_tensors_are_the_same(pairs):
     assert equal_bits(run(pairs, few)[0], run(PairedEmbeddings.from_tensors(*pairs), few)[0])
 
 
+def test_pairs_on_disk_are_the_same_and_are_never_whole(pairs, tmp_path, monkeypatch):
+    few, captions = FitConfig(steps=5), [["x"]] * len(pairs[0])
+    monkeypatch.setattr("dlink_adapter.training.REGRESSION_CLIPS", 100)
+    expected, _ = run(pairs, few)
+    on_disk = PairedEmbeddings.write(tmp_path / "pairs", *pairs, captions, shard_clips=250)
+    gathered = []
+    gather = PairedEmbeddings._gather
+    monkeypatch.setattr("dlink_adapter.embeddings.BLOCK_ROWS", 100)
+    monkeypatch.setattr(PairedEmbeddings, "_gather", lambda *args: gathered.append(len(args[2])) or gather(*args))
+    assert equal_bits(expected, run(on_disk, few)[0])
+    assert max(gathered) == 128  # a batch
+
+
 def test_with_validation_pairs_nothing_is_held_out(pairs):
     audio, text = pairs
     val = audio[500:], text[500:]
@@ -203,8 +216,8 @@ def test_a_batch_larger_than_the_pairs_and_half_precision_pairs(pairs):
 
 
 def test_a_given_depth_is_kept(pairs):
-    link, _ = run(pairs, FitConfig(steps=5), replace(BRIDGE, depth=300, residual=0.05))
-    assert (link.config.depth, link.config.residual) == (300, 0.05)
+    link, _ = run(pairs, FitConfig(steps=5), replace(BRIDGE, depth=300, kernel_share=0.05))
+    assert (link.config.depth, link.config.kernel_share) == (300, 0.05)
 
 
 def test_too_few_clips_to_calibrate_on(pairs):

@@ -2,15 +2,24 @@
 
 from pathlib import Path
 
+from dlink_adapter.baselines.diffusion_bridge import DiffusionBridge
 from dlink_adapter.baselines.identity import Identity
+from dlink_adapter.baselines.kernel_ridge import KernelRidge
 from dlink_adapter.baselines.mean_shift import MeanShift
+from dlink_adapter.baselines.memory import Memory
+from dlink_adapter.baselines.pls import PLS
+from dlink_adapter.baselines.procrustes import Procrustes
+from dlink_adapter.baselines.realign import ReAlign
+from dlink_adapter.baselines.regression import Regression
 from dlink_adapter.baselines.ridge import Ridge
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.pretrained import PretrainedBridge, read_config, resolve_folder
 
-BRIDGES: dict[str, type[PretrainedBridge]] = {
-    bridge.name: bridge for bridge in (Identity, MeanShift, Ridge, DiffusionLink)
-}
+KINDS: tuple[type[PretrainedBridge], ...] = (
+    *(Identity, MeanShift, ReAlign, Procrustes, PLS, Ridge, KernelRidge, Memory),
+    *(Regression, DiffusionBridge, DiffusionLink),
+)
+BRIDGES = {kind.name: kind for kind in KINDS}
 
 
 def load_bridge(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None) -> PretrainedBridge:

@@ -4,10 +4,17 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.baselines.closed_form import ClosedFormConfig
+from dlink_adapter.baselines.closed_form import ClosedFormConfig, clip_runs
 from dlink_adapter.baselines.identity import Identity
+from dlink_adapter.baselines.kernel_ridge import KernelRidge
 from dlink_adapter.baselines.mean_shift import MeanShift
+from dlink_adapter.baselines.memory import Memory
+from dlink_adapter.baselines.pls import PLS
+from dlink_adapter.baselines.procrustes import Procrustes
+from dlink_adapter.baselines.realign import ReAlign
 from dlink_adapter.baselines.ridge import Ridge
+
+KINDS = [MeanShift, ReAlign, Procrustes, PLS, Ridge, KernelRidge, Memory]
 
 
 def test_identity_is_the_unit_normed_input_and_needs_no_fit():
@@ -21,17 +28,50 @@ def test_mean_shift_by_hand(pairs):
     bridge = MeanShift(ClosedFormConfig(32))
     bridge.fit(*pairs)
     torch.testing.assert_close(bridge(pairs[0]), normalize(audio - audio.mean(0) + text.mean(0), dim=-1))
-    torch.testing.assert_close(bridge(pairs[1], modality="text"), text)
 
 
-@pytest.mark.parametrize("kind", [MeanShift, Ridge])
+@pytest.mark.parametrize("kind", [Identity, *KINDS])
+def test_text_is_text_like_already(kind, pairs):
+    bridge = kind(ClosedFormConfig(32))
+    bridge.fit(*(rows[:100] for rows in pairs))
+    torch.testing.assert_close(bridge(pairs[1], modality="text"), normalize(pairs[1], dim=-1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_brings_new_pairs_closer(kind, pairs):
+    audio, text = pairs
+    bridge = kind(ClosedFormConfig(32))
+    bridge.fit(audio[:500], text[:500])
+    before, after = (
+        1 - (x * normalize(text[500:], dim=-1)).sum(-1).mean() for x in (normalize(audio[500:]), bridge(audio[500:]))
+    )
+    assert after < 0.8 * before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_captions_of_a_clip_count_as_one_clip(kind, pairs):
+    """With the same caption said twice there is nothing new to learn, and nothing to give the answer away."""
+    audio, text = (rows[:60] for rows in pairs)
+    once, twice = kind(ClosedFormConfig(32)), kind(ClosedFormConfig(32))
+    once.fit(audio, text)
+    twice.fit(audio.repeat_interleave(2, 0), text.repeat_interleave(2, 0))
+    assert once.metadata == twice.metadata
+    torch.testing.assert_close(once(pairs[0]), twice(pairs[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_runs_of_equal_rows_are_clips():
+    first, count = clip_runs(torch.tensor([[1.0, 2], [1, 2], [3, 4], [1, 2], [1, 3], [1, 3], [1, 3]]))
+    assert first.tolist() == [0, 2, 3, 4] and count.tolist() == [2, 1, 1, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_unfitted(kind):
     bridge = kind(ClosedFormConfig(8))
     with pytest.raises(ValueError, match=f"this {kind.__name__} is not fitted"):
         bridge(torch.ones(2, 8))
 
 
-@pytest.mark.parametrize("kind", [Identity, MeanShift, Ridge])
+@pytest.mark.parametrize("kind", [Identity, *KINDS])
 def test_what_is_not_a_set_of_pairs(kind):
     bridge = kind(ClosedFormConfig(8))
     for audio, text in (((4, 8), (3, 8)), ((4, 7), (4, 7)), ((8,), (8,))):

@@ -1,0 +1,56 @@
+"""The depth study at toy size: its grid, its optimum, its captions."""
+
+import json
+
+import pytest
+
+from dlink_adapter.cli import main as dlink
+from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.recipes import ablate_depth
+from dlink_adapter.schedules import alpha_bars
+
+
+@pytest.fixture
+def folder(tmp_path, pairs):
+    audio, text = (rows[:60, :16] for rows in pairs)
+    PairedEmbeddings.write(tmp_path / "pairs", audio, text, [[f"a sound {i}"] for i in range(60)])
+    return tmp_path / "pairs"
+
+
+def test_the_packaged_config_at_toy_size(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["ablate-depth", "--config", "ablate_depth.yaml", "--pairs", str(folder), "--out", str(out)]
+    command += ["--depths", "[0, 300, 1000]", "--steps", "[1, 4]", "--bridge_steps", "2"]
+    assert dlink(command) == 0
+    found = json.loads((out / "depth.json").read_text())
+    grid = [(point["variant"], point["samples"], point["steps"], point["depth"]) for point in found["points"]]
+    runs = [("bridge", 1, 1), ("bridge", 16, 1), ("bridge", 1, 4)]
+    runs += [(name, samples, 1) for name in ("no_topology", "no_text_branch") for samples in (1, 16)]
+    assert grid == [(*run, depth) for run in runs for depth in (0, 300, 1000)]
+    levels = alpha_bars("cosine", 1000)
+    for point in found["points"]:
+        assert point["cosine"] == pytest.approx(levels[point["depth"]] ** 0.5)
+        assert set(ablate_depth.METRICS) <= set(point)
+        if point["depth"] == 1000:  # nothing but noise: every one of the 12 clips gives the same
+            assert point["r_at_1"] == pytest.approx(1 / 12)
+    full = [point for point in found["points"] if point["variant"] == "bridge"]
+    assert found["best"]["rmg"]["rmg"] == min(point["rmg"] for point in full)
+    assert found["best"]["r_at_1"]["r_at_1"] == max(point["r_at_1"] for point in full)
+    for picture in ("depth.png", "steps.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert f"rmg{found['best']['rmg']['rmg']:>23.3f} at timestep {found['best']['rmg']['depth']}," in printed
+    assert dlink(command) == 0
+    assert capsys.readouterr().err.count("done before") == 3
+
+
+def test_captions_at_every_depth(demo_folder, tmp_path):
+    embeddings, out = demo_folder / "embeddings", tmp_path / "out"
+    ablate_depth.main(
+        pairs=embeddings / "pairs", test=embeddings / "val", captioner=demo_folder, out=out, depths=[0, 500],
+        steps=[1], bridge_steps=1,
+    )  # fmt: skip
+    found = json.loads((out / "depth.json").read_text())
+    captioned = [point for point in found["points"] if point["variant"] == "captioner"]
+    assert [point["depth"] for point in captioned] == [0, 500]
+    assert found["best"]["cider_d"]["cider_d"] == max(point["cider_d"] for point in captioned)

@@ -1,0 +1,61 @@
+"""Shards on disk: mapped like safetensors reads them, let go of, damaged."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlink_adapter.shards import MappedShard, Shard, read_header, shard_files, usable, write_header, write_shard
+
+
+@pytest.fixture
+def shard() -> Shard:
+    draw = torch.Generator().manual_seed(0)
+    tensors = {"audio": torch.randn(2, 6, generator=draw), "text": torch.randn(3, 6, generator=draw)}
+    return Shard({**tensors, "clip": torch.tensor([0, 0, 1])}, (["a", "b"], [["one", "Glocke"], ["three"]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_mapped_shard_is_what_safetensors_reads(tmp_path, shard, dtype):
+    shard.tensors |= {name: shard.tensors[name].to(dtype) for name in ("audio", "text")}
+    files = shard_files(tmp_path, 0, 1)
+    assert write_shard(shard, *files) == {"clips": 2, "captions": 3}
+    mapped, read = MappedShard(*files), load_file(files[0])
+    for name in ("audio", "text", "clip"):
+        assert torch.equal(mapped.tensors[name], read[name]) and mapped.tensors[name].dtype == read[name].dtype
+    assert mapped.lines == shard.lines
+
+
+def test_what_was_let_go_of_is_read_again(tmp_path, shard):
+    files = shard_files(tmp_path, 0, 1)
+    write_shard(shard, *files)
+    mapped = MappedShard(*files)
+    mapped.let_go()  # nothing was read yet
+    audio = mapped.tensors["audio"]
+    mapped.let_go()
+    assert torch.equal(audio, shard.tensors["audio"])
+    assert torch.equal(pickle.loads(pickle.dumps(mapped)).tensors["text"], shard.tensors["text"])
+
+
+def test_damaged_files(tmp_path, shard):
+    files = shard_files(tmp_path, 0, 1)
+    write_shard(shard, *files)
+    whole = files[0].read_bytes()
+    save_file({"audio": shard.tensors["audio"]}, tmp_path / "other")
+    for content in (whole[:-1], whole[:40], b"", (tmp_path / "other").read_bytes()):
+        files[0].write_bytes(content)
+        with pytest.raises(ValueError, match=r"00000-of-00001.safetensors is damaged"):
+            _ = MappedShard(*files).tensors
+
+
+def test_the_header_counts_the_shards(tmp_path, shard):
+    write_header(tmp_path, shard.tensors["audio"].half(), [{"clips": 2, "captions": 3}] * 2, {"rate": 1})
+    header = read_header(tmp_path)
+    assert (header["clips"], header["captions"], header["dim"], header["dtype"]) == (4, 6, 6, "float16")
+    assert header["metadata"] == {"rate": 1}
+
+
+def test_usable_rows():
+    rows = torch.tensor([[1.0, 0], [0, 0], [torch.nan, 1], [torch.inf, 0], [0, -2]])
+    assert usable(rows).tolist() == [True, False, False, False, True]
