@@ -399,8 +399,20 @@ def logits(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
     return model(**inputs).logits
 
 
+OUTSIDE = ("ClapCaptionModel", "ClipCaptionModel", "LLaMA_adapter", "OpenLLAMAPEFTModel", "slam_model")
+
+
 def test_every_host_is_run() -> None:
-    assert TINY.keys() == HOSTS.keys()
+    assert {*TINY, *OUTSIDE} == HOSTS.keys()
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_hosts_outside_transformers_are_known_by_their_class(name: str, make_link) -> None:
+    """Their packages cannot be installed here: the same names on a plain module, inside a wrapper and inherited."""
+    parent = type(name, (nn.Module,), {})
+    model = type("Finetuned", (parent,), {})()
+    model.add_module(HOSTS[name].target, nn.Linear(16, 4))
+    assert detach(attach(nn.Sequential(model), make_link())).dim == 16
 
 
 def test_before_disabled_and_after_are_the_same_bit_for_bit(host: Host, make_link) -> None:

@@ -3,7 +3,6 @@
 `pip install` and the test command are what CI itself runs; the demo runs at toy size, everything else verbatim.
 """
 
-import os
 import re
 import shlex
 import subprocess
@@ -13,6 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2AudioConfig,
+    Qwen2AudioEncoderConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2Config,
+)
 
 from dlink_adapter.cli import list_recipes
 
@@ -39,7 +48,27 @@ def test_commands_run_where_the_demo_left_them(command, tmp_path, demo_folder):
     assert run.stdout.strip()
 
 
-def test_python_blocks_run(tmp_path):
+def tiny_hosts(folder):
+    """What the README loads from the hub, as tiny models in folders, with encoders as wide as its bridge."""
+    tiny = {"intermediate_size": 64, "num_attention_heads": 2}
+    text = {"vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 1, "num_key_value_heads": 2, **tiny}
+    vision = CLIPVisionConfig(hidden_size=512, num_hidden_layers=1, image_size=16, patch_size=8, **tiny)
+    hearing = Qwen2AudioEncoderConfig(
+        d_model=512, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=64, num_mel_bins=8
+    )
+    models = {
+        "llava-hf/llava-1.5-7b-hf": LlavaForConditionalGeneration(
+            LlavaConfig(vision_config=vision, text_config=LlamaConfig(**text), image_token_index=39)
+        ),
+        "Qwen/Qwen2-Audio-7B-Instruct": Qwen2AudioForConditionalGeneration(
+            Qwen2AudioConfig(audio_config=hearing, text_config=Qwen2Config(**text), audio_token_index=39)
+        ),
+    }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+
+
+def test_python_blocks_run(tmp_path, llama, captions, monkeypatch):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
@@ -48,20 +77,29 @@ def test_python_blocks_run(tmp_path):
         def forward(self, x):
             return self.projector(x)
 
+    monkeypatch.chdir(tmp_path)  # where the names of the hub are folders
+    tiny_hosts(tmp_path)
+    (tmp_path / "HuggingFaceTB").mkdir()
+    (tmp_path / "HuggingFaceTB" / "SmolLM2-135M-Instruct").symlink_to(llama)
     draw = torch.Generator().manual_seed(0)
-    text = torch.randn(40, 512, generator=draw)
-    values = {"audio": text + torch.randn(40, 512, generator=draw), "text": text, "model": Model()}
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        for kind, block in BLOCKS:
-            if kind == "python":
-                short = block.replace("fit(link, (audio, text))", "fit(link, (audio, text), config=FitConfig(steps=2))")
-                exec("from dlink_adapter import FitConfig\n" + short, values)
-    finally:
-        os.chdir(here)
-    assert values["text_like"].shape == (40, 512) and (tmp_path / "link" / "model.safetensors").is_file()
-    assert isinstance(values["model"].projector, nn.Linear)
+    text = torch.randn(len(captions), 512, generator=draw)
+    audio = text + torch.randn(len(captions), 512, generator=draw)
+    values = {"audio": audio, "text": text, "captions": captions, "model": Model()}
+    shorter = {
+        "fit(link, (audio, text))": "fit(link, (audio, text), config=FitConfig(steps=2))",
+        "captions, text=text)": "captions, text=text, config=TrainerConfig(steps=1, batch_size=4), progress=False)",
+        "generate(audio, ": "generate(audio[:2], max_new_tokens=2, ",
+    }
+    for kind, block in BLOCKS:
+        if kind == "python":
+            for long, short in shorter.items():
+                block = block.replace(long, short)
+            exec(
+                "from dlink_adapter import FitConfig\nfrom dlink_adapter.trainer import TrainerConfig\n" + block, values
+            )
+    assert values["text_like"].shape == audio.shape and isinstance(values["model"].projector, nn.Linear)
+    saved = {path.parent.name for path in tmp_path.glob("*/*.safetensors")}
+    assert saved == {"link", "llava-bridged", "link-tuned", "captioner", "captioner-merged"}
 
 
 def test_relative_links_lead_somewhere():
