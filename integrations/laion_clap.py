@@ -60,7 +60,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """
     scalar = np.dtype(np.float64).type(0).__reduce__()[0]
     # LAION's training state has numpy scalars beside the weights, under the name they had before numpy 2.
-    plain = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]
+    plain: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]
     try:
         with torch.serialization.safe_globals(plain):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -85,8 +85,9 @@ def read_pairs(
         UnreadableError: a file that cannot be used.
         ValueError: rows that do not fit one another or the captions.
     """
-    rows = [_rows(path, name) for path, name in ((audio, "audio"), (text, "text"))]
-    return PairedEmbeddings.from_tensors(*rows, captions, ids=ids, metadata=metadata)
+    return PairedEmbeddings.from_tensors(
+        _rows(audio, "audio"), _rows(text, "text"), captions, ids=ids, metadata=metadata
+    )
 
 
 def _rows(path: str | Path, name: str) -> Tensor:

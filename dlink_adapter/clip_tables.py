@@ -1,0 +1,158 @@
+"""Which files there are and what they are called: tables and folders as clips with their captions.
+
+Each reader is `(source, media) -> list[Clip]`: `source` is a table (`.csv`, `.tsv`, `.jsonl`) or a folder, `media` the
+folder that file names are relative to. A new data set is one function and its name in `LAYOUTS`.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
+OTHER = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy", ".npz", ".safetensors")
+
+Row = dict[str, Any]
+Group = tuple[str, list[Path]]  # the id of a clip, and the files it may be
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip: its id, its file, which need not exist, and its captions."""
+
+    id: str
+    path: Path
+    captions: list[str]
+
+
+def read_clips(source: str | Path, layout: str | None = None, media: str | Path | None = None) -> list[Clip]:
+    """The clips that a table or a folder names, in its order; rows of one clip are its captions.
+
+    Args:
+        source: a `.csv`, `.tsv` or `.jsonl` file, or a folder.
+        layout: a key of `LAYOUTS`; None is "folder" for a folder and "table" for a file.
+        media: folder that the table's file names are relative to; None is the table's own.
+
+    Raises:
+        FileNotFoundError: there is no such source or media folder.
+        ValueError: an unknown layout, a missing column, a caption without words, no clips.
+    """
+    source = Path(source)
+    layout = layout or ("folder" if source.is_dir() else "table")
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
+    media = Path(media) if media is not None else source if source.is_dir() else source.parent
+    for path in (source, media):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+    clips = LAYOUTS[layout](source, media.absolute())
+    blank = [clip.id for clip in clips if not clip.captions or not all(caption.strip() for caption in clip.captions)]
+    if blank:
+        raise ValueError(f"{source}: {len(blank)} clips have a caption without words, the first is {blank[0]!r}")
+    if not clips:
+        raise ValueError(f"{source} names no clips")
+    return clips
+
+
+def read_table(source: Path, media: Path) -> list[Clip]:
+    """Columns `path` and `caption`; in JSONL `captions`, a list, will do too. A clip may have several rows."""
+
+    def group(row: Row) -> tuple[str, Path, list[str]]:
+        name, captions = str(row["path"]), row.get("captions", [row.get("caption")])
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            raise ValueError(f"{source}: {name} needs a caption, or captions that are a list; it has {', '.join(row)}")
+        return name, media / name, captions
+
+    return _grouped(map(group, _rows(source, ["path"])))
+
+
+def read_audiocaps(source: Path, media: Path) -> list[Clip]:
+    """AudioCaps (Kim et al., NAACL 2019): columns `youtube_id`, `start_time`, `caption`, one row or five a clip.
+
+    Files are `{id}.wav`, `Y{id}.wav`, `{id}_{start}.wav` or `Y{id}_{start}.wav` (or .flac, ...), anywhere in `media`.
+    """
+    files = {path.stem: path for path in _files(media, AUDIO)}
+
+    def group(row: Row) -> tuple[str, Path, list[str]]:
+        name, start = str(row["youtube_id"]), float(row["start_time"])
+        stems = [name, f"Y{name}", f"{name}_{start:g}", f"Y{name}_{start:g}"]
+        found = next((files[stem] for stem in stems if stem in files), media / f"{name}.wav")
+        return f"{name}_{start:g}", found, [row["caption"]]
+
+    return _grouped(map(group, _rows(source, ["youtube_id", "start_time", "caption"])))
+
+
+def read_clotho(source: Path, media: Path) -> list[Clip]:
+    """Clotho (Drossos et al., ICASSP 2020): columns `file_name` and `caption_1` to `caption_5`."""
+    columns = [f"caption_{number}" for number in range(1, 6)]
+    rows = _rows(source, ["file_name", *columns])
+    return _grouped((row["file_name"], media / row["file_name"], [row[column] for column in columns]) for row in rows)
+
+
+def read_folder(source: Path, media: Path) -> list[Clip]:
+    """Files with their captions beside them: `rain.wav` and `rain.txt`, one caption a line."""
+    clips = []
+    for path in _files(source, AUDIO + OTHER):
+        beside = path.with_suffix(".txt")
+        if not beside.is_file():
+            raise ValueError(
+                f"{path} has no captions in {beside.name} beside it: write some, or use the layout labels, "
+                "for which the folder's name is the caption"
+            )
+        captions = [line for line in beside.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        clips.append(Clip(path.relative_to(source).as_posix(), path, captions))
+    return clips
+
+
+def read_labels(source: Path, media: Path) -> list[Clip]:
+    """Files in folders that are named for what is in them: the caption of `dog_bark/1.wav` is "dog bark"."""
+    return [
+        Clip(path.relative_to(source).as_posix(), path, [path.parent.name.replace("_", " ")])
+        for path in _files(source, AUDIO + OTHER)
+    ]
+
+
+LAYOUTS: dict[str, Callable[[Path, Path], list[Clip]]] = {
+    "table": read_table,
+    "audiocaps": read_audiocaps,
+    "clotho": read_clotho,
+    "folder": read_folder,
+    "labels": read_labels,
+}
+
+
+def _grouped(rows: Iterator[tuple[str, Path, list[str]]]) -> list[Clip]:
+    clips: dict[str, Clip] = {}
+    for name, path, captions in rows:
+        clips.setdefault(name, Clip(name, path, [])).captions.extend(captions)
+    return list(clips.values())
+
+
+def _rows(source: Path, columns: list[str]) -> Iterator[Row]:
+    if source.is_dir():
+        raise ValueError(f"{source} is a folder: this layout takes a .csv, .tsv or .jsonl table")
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        if source.suffix == ".jsonl":
+            rows: Iterator[Row] = (json.loads(line) for line in file if line.strip())
+        elif source.suffix in (".csv", ".tsv"):
+            rows = csv.DictReader(file, delimiter="\t" if source.suffix == ".tsv" else ",")
+        else:
+            raise ValueError(f"{source}: expected a .csv, .tsv or .jsonl table")
+        for number, row in enumerate(rows, start=1):
+            missing = [column for column in columns if row.get(column) is None]
+            if missing:
+                raise ValueError(f"{source}, row {number}: no {missing[0]} in it; it has {', '.join(map(str, row))}")
+            yield row
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files below a folder, in order of their names; symlinks are followed, but not in circles."""
+    found, seen = [], set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(here))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in seen]
+        found += [Path(here, name) for name in names if name.lower().endswith(suffixes)]
+    return sorted(found)

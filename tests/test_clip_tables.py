@@ -1,0 +1,123 @@
+"""Tables and folders of every layout, as they are found in the wild."""
+
+import json
+
+import pytest
+
+from dlink_adapter.clip_tables import Clip, read_clips
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def write(path, *lines, encoding="utf-8"):
+    path.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return path
+
+
+def test_a_table_of_paths_and_captions(tmp_path):
+    table = write(
+        tmp_path / "clips.csv", "path,caption", 'a/rain 1.wav,"rain, heavy"', "/b.wav,Glöckchen", "a/rain 1.wav,wet"
+    )
+    media = tmp_path / "media"
+    media.mkdir()
+    first, second = read_clips(table, media=media)
+    assert first == Clip("a/rain 1.wav", media / "a/rain 1.wav", ["rain, heavy", "wet"])
+    assert (second.id, str(second.path)) == ("/b.wav", "/b.wav")
+    assert read_clips(table)[0].path == tmp_path / "a/rain 1.wav"
+
+
+def test_tables_of_other_kinds_are_the_same(tmp_path):
+    rows = [("a.wav", "rain"), ("b.wav", "wind"), ("a.wav", "wet")]
+    csv = write(
+        tmp_path / "t.csv",
+        "path,caption,more",
+        *(f"{path},{caption},x" for path, caption in rows),
+        encoding="utf-8-sig",
+    )
+    tsv = write(tmp_path / "t.tsv", "caption\tpath", *(f"{caption}\t{path}" for path, caption in rows))
+    lines = write(tmp_path / "t.jsonl", *(json.dumps({"path": path, "caption": caption}) for path, caption in rows), "")
+    lists = write(
+        tmp_path / "l.jsonl",
+        '{"path": "a.wav", "captions": ["rain", "wet"]}',
+        '{"path": "b.wav", "captions": ["wind"]}',
+    )
+    expected = [Clip("a.wav", tmp_path / "a.wav", ["rain", "wet"]), Clip("b.wav", tmp_path / "b.wav", ["wind"])]
+    assert [read_clips(table) for table in (csv, tsv, lines, lists)] == [expected] * 4
+
+
+def test_audiocaps(tmp_path):
+    media = tmp_path / "audio"
+    touch(media, "aaa.wav", "x/Y-b_.flac", "ccc_30.mp3", "Yddd_1.5.wav", "eee_7.wav", "aaa.txt")
+    rows = ["1,aaa,10,one", "2,-b_,20,two", "3,ccc,30,three", "4,ddd,1.5,four", "5,eee,70,five", "6,aaa,10,again"]
+    clips = read_clips(
+        write(tmp_path / "val.csv", "audiocap_id,youtube_id,start_time,caption", *rows), "audiocaps", media
+    )
+    assert [clip.id for clip in clips] == ["aaa_10", "-b__20", "ccc_30", "ddd_1.5", "eee_70"]
+    assert [clip.path.relative_to(media).as_posix() for clip in clips] == [
+        "aaa.wav", "x/Y-b_.flac", "ccc_30.mp3", "Yddd_1.5.wav", "eee.wav",
+    ]  # fmt: skip
+    assert clips[0].captions == ["one", "again"] and not clips[-1].path.exists()
+
+
+def test_clotho(tmp_path):
+    head = "file_name," + ",".join(f"caption_{number}" for number in range(1, 6))
+    table = write(tmp_path / "clotho.csv", head, "Água (2).wav,a,b,c,d,e")
+    (clip,) = read_clips(table, "clotho")
+    assert clip == Clip("Água (2).wav", tmp_path / "Água (2).wav", list("abcde"))
+
+
+def test_a_folder_with_captions_beside_the_files(tmp_path):
+    touch(tmp_path, "a/rain.WAV", "b.flac", "notes.md")
+    write(tmp_path / "a/rain.txt", "rain falls", "", "wet")
+    with pytest.raises(ValueError, match=r"b.flac has no captions in b.txt beside it.*labels"):
+        read_clips(tmp_path)
+    write(tmp_path / "b.txt", "wind")
+    assert [(clip.id, clip.captions) for clip in read_clips(tmp_path)] == [
+        ("a/rain.WAV", ["rain falls", "wet"]),
+        ("b.flac", ["wind"]),
+    ]
+
+
+def test_folders_named_for_what_is_in_them(tmp_path):
+    touch(tmp_path / "elsewhere", "1.wav")
+    root = tmp_path / "root"
+    touch(root, "dog_bark/2.ogg", "dog_bark/1.ogg")
+    (root / "linked sea").symlink_to(tmp_path / "elsewhere")
+    (root / "linked sea" / "circle").symlink_to(root)
+    found = [(clip.id, *clip.captions) for clip in read_clips(root, "labels")]
+    assert ("dog_bark/1.ogg", "dog bark") in found and ("linked sea/1.wav", "linked sea") in found
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "layout", "message"),
+    [
+        (["path,text", "a.wav,x"], None, "a.wav needs a caption, or captions that are a list; it has path, text"),
+        (["file,caption", "a.wav,x"], None, "row 1: no path in it; it has file, caption"),
+        (["path,caption", "a.wav,x", "b.wav, "], None, "1 clips have a caption without words, the first is 'b.wav'"),
+        (["path,caption"], None, "names no clips"),
+        (["youtube_id,caption", "a,x"], "audiocaps", "row 1: no start_time"),
+        (["file_name,caption_1", "a.wav,x"], "clotho", "row 1: no caption_2"),
+        (["path,caption", "a.wav,x"], "audiocap", "unknown layout 'audiocap'; known: table, audiocaps"),
+    ],
+)
+def test_bad_tables_are_named(tmp_path, lines, layout, message):
+    with pytest.raises(ValueError, match=message):
+        read_clips(write(tmp_path / "t.csv", *lines), layout)
+
+
+def test_what_is_not_a_table(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.csv: no such file"):
+        read_clips(tmp_path / "nowhere.csv")
+    with pytest.raises(FileNotFoundError, match="media: no such file"):
+        read_clips(write(tmp_path / "t.csv", "path,caption"), media=tmp_path / "media")
+    with pytest.raises(ValueError, match=r"expected a .csv, .tsv or .jsonl"):
+        read_clips(write(tmp_path / "t.xlsx", "path,caption"))
+    with pytest.raises(ValueError, match="is a folder: this layout takes"):
+        read_clips(tmp_path, "clotho")
+    with pytest.raises(ValueError, match="needs a caption"):
+        read_clips(write(tmp_path / "t.jsonl", '{"path": "a.wav", "captions": "rain"}'))

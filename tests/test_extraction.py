@@ -1,0 +1,245 @@
+"""Extraction: what comes out, what a kill leaves, who may write. The encoder is the one that reads its embeddings."""
+
+import json
+import os
+import signal
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from dlink_adapter.clip_tables import Clip
+from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.extraction import Processes, extract, mean_pairwise_cosine
+from dlink_adapter.extraction_plan import only_run
+from dlink_adapter.integrations.precomputed import PrecomputedEncoder
+
+TEXTS = ["rain", "wind", "a dog", "a bell"]
+fork = get_context("fork")
+
+
+@pytest.fixture
+def encoder() -> PrecomputedEncoder:
+    return PrecomputedEncoder(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), TEXTS, id="table")
+
+
+@pytest.fixture
+def clips(tmp_path) -> list[Clip]:
+    """Seven clips: one is missing, one is damaged, one is zero."""
+    folder, draw = tmp_path / "media", np.random.default_rng(0)
+    folder.mkdir()
+    found = []
+    for number in range(7):
+        path = folder / f"{number}.npy"
+        found.append(Clip(path.name, path, [TEXTS[number % 4], TEXTS[(number + 1) % 4]][: 1 + number % 2]))
+        if number != 2:
+            np.save(path, np.zeros(6) if number == 5 else draw.normal(size=6))
+    (folder / "4.npy").write_bytes(b"damaged")
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_written(tmp_path, clips, encoder):
+    report = extract(clips, encoder, tmp_path / "out", settings={"encoder": "precomputed"}, shard_clips=3, workers=0)
+    pairs = PairedEmbeddings.open(tmp_path / "out")
+    assert pairs.ids == ["0.npy", "1.npy", "3.npy", "6.npy"]
+    assert pairs.captions == [["rain"], ["wind", "a dog"], ["a bell", "rain"], ["a dog"]]
+    rows = torch.stack([torch.from_numpy(np.load(clips[number].path)).float() for number in (0, 1, 3, 6)])
+    torch.testing.assert_close(pairs.audio, normalize(rows, dim=-1))
+    assert torch.equal(pairs.text, encoder.encode_text([caption for group in pairs.captions for caption in group]))
+    assert pairs.metadata["fingerprint"] == encoder.fingerprint and pairs.metadata["encoder"] == "precomputed"
+    assert pairs.metadata["report"] == report
+    assert (report["clips"], report["missing"], report["unreadable"]) == (4, 1, 2)
+    assert report["captions_a_clip"] == {"mean": 1.5, "min": 1, "max": 2}
+    skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert [(entry["id"], entry["path"]) for entry in skipped] == [
+        (f"{number}.npy", str(clips[number].path)) for number in (2, 4, 5)
+    ]
+    for entry, reason in zip(skipped, ("no such file", "4.npy: ", "is zero, or has NaN"), strict=True):
+        assert reason in entry["reason"]
+    assert len(list((tmp_path / "out").iterdir())) == 2 + 2 * 2  # the third shard's clips, 0 to 2 of its own, are gone
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_and_workers_change_nothing(tmp_path, clips, encoder, workers):
+    extract(clips, encoder, tmp_path / "one", workers=workers)
+    extract(clips, encoder, tmp_path / "many", workers=0, shard_clips=1)
+    one, many = (PairedEmbeddings.open(tmp_path / name) for name in ("one", "many"))
+    assert torch.equal(one.audio, many.audio) and torch.equal(one.text, many.text) and one.ids == many.ids
+
+
+def killed_at(write: int, *arguments, **options) -> None:
+    """Extract, and die by SIGKILL just before or just after the `write`-th time that a file takes its name."""
+    count, replace = 0, os.replace
+
+    def deadly(source, target):
+        nonlocal count
+        count += 1
+        if count == write // 2 + 1:
+            if write % 2:
+                replace(source, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = deadly
+    extract(*arguments, **options)
+
+
+def test_killed_at_any_write_and_resumed_the_folder_is_the_same(tmp_path, clips, encoder):
+    extract(clips, encoder, tmp_path / "whole", shard_clips=4, workers=0)
+    expected = contents(tmp_path / "whole")
+    for write in range(200):
+        out = tmp_path / f"killed{write}"
+        child = fork.Process(
+            target=killed_at, args=(write, clips, encoder, out), kwargs={"shard_clips": 4, "workers": 0}
+        )
+        child.start()
+        child.join()
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+        extract(clips, encoder, out, shard_clips=4, workers=0)
+        assert contents(out) == expected, write
+    assert write > 30
+
+
+def test_a_resumed_run_encodes_what_is_left(tmp_path, clips, encoder):
+    out, texts, files = tmp_path / "out", [], []
+    # Seven writes of the plan, then the captions, then three a shard: dead when two shards are done.
+    child = fork.Process(
+        target=killed_at, args=(2 * 13 + 1, clips, encoder, out), kwargs={"shard_clips": 2, "workers": 0}
+    )
+    child.start()
+    child.join()
+    done = sorted(path.name for path in (out / ".work").glob("shard-*.json"))
+    load, encode_text = encoder.load, encoder.encode_text
+    encoder.load = lambda path: files.append(Path(path).name) or load(path)
+    encoder.encode_text = lambda captions: texts.append(captions) or encode_text(captions)
+    extract(clips, encoder, out, shard_clips=2, workers=0)
+    assert len(done) == 2 and not texts
+    assert files == ["5.npy", "6.npy"]
+
+
+def test_a_caption_is_encoded_once(tmp_path, clips, encoder):
+    encoded, encode_text = [], encoder.encode_text
+    encoder.encode_text = lambda captions: encoded.extend(captions) or encode_text(captions)
+    extract(clips, encoder, tmp_path / "out", shard_clips=1, workers=0)
+    assert sorted(encoded) == sorted(TEXTS)
+
+
+def shared(index: int, barrier, clips, encoder, out) -> None:
+    extract(clips, encoder, out, shard_clips=2, workers=0, processes=Processes(index, 3, barrier.wait))
+
+
+def test_processes_share_the_work_and_the_result_is_the_same(tmp_path, clips, encoder):
+    extract(clips, encoder, tmp_path / "one", shard_clips=2, workers=0)
+    for _ in range(2):  # the second time there is nothing to do
+        barrier = fork.Barrier(3)
+        team = [fork.Process(target=shared, args=(i, barrier, clips, encoder, tmp_path / "three")) for i in range(3)]
+        for process in team:
+            process.start()
+        for process in team:
+            process.join(60)
+        assert [process.exitcode for process in team] == [0, 0, 0]
+        assert contents(tmp_path / "three") == contents(tmp_path / "one")
+
+
+def test_a_finished_folder_is_left_as_it_is(tmp_path, clips, encoder):
+    out = tmp_path / "out"
+    report = extract(clips, encoder, out, workers=0)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert extract(clips, encoder, out, workers=0) == report
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    with pytest.raises(FileExistsError, match="holds something else"):
+        extract(clips, encoder, out, shard_clips=2, workers=0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(FileExistsError, match="holds something else"):
+        extract(clips, encoder, tmp_path / "other", workers=0)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+
+
+def hold(work: Path, ready, done) -> None:
+    with only_run(work):
+        ready.set()
+        done.wait(60)
+
+
+def test_two_runs_into_one_folder(tmp_path, clips, encoder):
+    work, ready, done = tmp_path / "out" / ".work", fork.Event(), fork.Event()
+    work.mkdir(parents=True)
+    other = fork.Process(target=hold, args=(work, ready, done))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(BlockingIOError, match="another process is writing to"):
+        extract(clips, encoder, tmp_path / "out", workers=0)
+    done.set()
+    other.join()
+    assert extract(clips, encoder, tmp_path / "out", workers=0)["clips"] == 4
+
+
+def test_an_unfinished_run_with_other_settings_is_refused_and_kept(tmp_path, clips, encoder):
+    out = tmp_path / "out"
+    child = fork.Process(target=killed_at, args=(21, clips, encoder, out), kwargs={"shard_clips": 2, "workers": 0})
+    child.start()
+    child.join()
+    before = contents(out)
+    with pytest.raises(ValueError, match=r"other settings .shard_clips 2 then, 3 now.: remove it"):
+        extract(clips, encoder, out, shard_clips=3, workers=0)
+    assert contents(out) == before
+
+
+def full_disk(clips, encoder, out, answer) -> None:
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+    try:
+        extract(clips, encoder, out, shard_clips=3, workers=0)
+    except OSError as error:
+        answer.put(str(error))
+
+
+def test_no_room_is_said_and_what_is_done_is_kept(tmp_path, clips, encoder):
+    answer = fork.SimpleQueue()
+    child = fork.Process(target=full_disk, args=(clips, encoder, tmp_path / "out", answer))
+    child.start()
+    child.join()
+    assert "make room for" in answer.get() and (tmp_path / "out" / ".work").is_dir()
+    extract(clips, encoder, tmp_path / "out", shard_clips=3, workers=0)
+    extract(clips, encoder, tmp_path / "whole", shard_clips=3, workers=0)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, clips, encoder):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        extract(clips, encoder, tmp_path / "file" / "out", workers=0)
+
+
+def test_a_constant_text_tower_is_refused(tmp_path, clips):
+    with pytest.raises(ValueError, match=r"the text tower says nothing: .* cosine of 1.00000"):
+        extract(clips, PrecomputedEncoder(torch.ones(4, 6), TEXTS), tmp_path / "out", workers=0)
+
+
+def test_nothing_usable(tmp_path, clips, encoder):
+    with pytest.raises(ValueError, match=r"none of the 1 files is there; the first would be .*2.npy"):
+        extract(clips[2:3], encoder, tmp_path / "none", workers=0)
+    with pytest.raises(ValueError, match=r"none of the 1 files can be used; the first: .*4.npy"):
+        extract(clips[4:5], encoder, tmp_path / "bad", workers=0)
+    with pytest.raises(ValueError, match="workers at least 0"):
+        extract(clips, encoder, tmp_path / "out", workers=-1)
+
+
+def test_mean_pairwise_cosine():
+    rows = normalize(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) + 1, dim=-1)
+    gram = rows @ rows.T
+    expected = (gram.sum() - gram.trace()) / (50 * 49)
+    assert mean_pairwise_cosine(rows.split(7)) == pytest.approx(expected.item(), abs=1e-5)
+    assert mean_pairwise_cosine([rows[:1]]) is None
