@@ -146,15 +146,14 @@ class Captioner(nn.Module):
     def prefix(self, embedding: Tensor, is_text: Tensor, generator: Generator | None = None) -> Tensor:
         """Embeddings (n, dim), of captions where is_text (n,) and else of audio -> prefix tokens (n, k, width).
 
-        While training, the bridge draws new noise for every embedding, once, and does not average.
+        While training, the bridge draws new noise for every embedding, and captions scatter as audio does.
         """
         if self.training and generator is None:
             generator = Generator(embedding.device).manual_seed(int(torch.randint(2**62, ())))
-        samples = 1 if self.training else None
         with torch.no_grad():
             bridged = torch.empty_like(embedding)
             for modality, rows in (("text", is_text), ("audio", ~is_text)):
-                bridged[rows] = self.bridge(embedding[rows], modality=modality, generator=generator, samples=samples)
+                bridged[rows] = self.bridge(embedding[rows], modality=modality, generator=generator)
         prefix: Tensor = self.projector(bridged)
         return prefix
 
