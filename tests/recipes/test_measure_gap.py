@@ -110,6 +110,14 @@ def test_the_packaged_config_runs_without_the_llm_extras(folder, tmp_path):
     assert found["chosen"]["diffusion_link"][0]["training"]["clips"] == 27  # a tenth of 30 is held out
 
 
+def test_the_table_says_what_was_reduced(folder, tmp_path, capsys):
+    pytest.importorskip("ema_pytorch", reason='needs the extra "bench"')
+    measure_gap.main(pairs=folder, out=tmp_path / "out", methods=["diffusion_bridge"], folds=2, unet_steps=1)
+    note = "reduced: 1 training steps of 16 captions, U-Net of width 16"
+    assert results(tmp_path / "out")["notes"] == {"diffusion_bridge": note}
+    assert capsys.readouterr().out.splitlines()[-1] == f"* diffusion_bridge: {note}"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
