@@ -5,8 +5,8 @@
            + w_topology ||S(D(audio_t)) - S(text)||^2 topology
            + w_contrastive InfoNCE(D(audio_t), text)  contrastive
 
-x_t is x noised to a random depth t, D the denoiser, S(z) the matrix of cosines between the rows of z. The first three
-are Diffusion-Link's ideas; the contrastive one is ours.
+x_t is x noised to a random depth t (text as pseudo-audio, unless the config says otherwise), D the denoiser, S(z) the
+matrix of cosines between the rows of z. The first three are Diffusion-Link's ideas; the contrastive one is ours.
 """
 
 import torch

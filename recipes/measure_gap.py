@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.torch import save
 
 from dlink_adapter import BRIDGES, DiffusionLink, FitConfig, PairedEmbeddings, fit
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.baselines.diffusion_bridge import DiffusionBridge, import_unet
 from dlink_adapter.gap import measure
+from dlink_adapter.integrations.precomputed import read_array
 from dlink_adapter.pretrained import PretrainedBridge
 from dlink_adapter.recipes.gap_report import draw, over_folds, table
 from dlink_adapter.stages import Stages
@@ -132,17 +132,6 @@ def _read(pairs: Path | None, audio: Path | None, text: Path | None) -> PairedEm
     if (pairs is None) == (audio is None and text is None) or (audio is None) != (text is None):
         raise ValueError("give either --pairs DIR, or both --audio FILE and --text FILE")
     if audio is not None and text is not None:
-        return PairedEmbeddings.from_tensors(_read_array(audio), _read_array(text))
+        return PairedEmbeddings.from_tensors(*(torch.from_numpy(read_array(path)) for path in (audio, text)))
     assert pairs is not None
     return PairedEmbeddings.open(pairs)
-
-
-def _read_array(path: Path) -> Tensor:
-    if path.suffix == ".npy":
-        import numpy
-
-        return torch.from_numpy(numpy.load(path, allow_pickle=False))
-    tensors = list(load_file(path).values())
-    if len(tensors) != 1:
-        raise ValueError(f"{path} holds {len(tensors)} tensors: expected one, (n, dim)")
-    return tensors[0]

@@ -21,7 +21,7 @@ from dlink_adapter.config import BridgeConfig
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.training import CHECKPOINT, LOG, FitConfig, fit
 
-BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4)
+BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4, landmarks=64)
 SHORT = FitConfig(steps=130, batch_size=32, save_every=30)
 
 KILLED = """
@@ -207,6 +207,14 @@ def test_with_validation_pairs_nothing_is_held_out(pairs):
     val = audio[500:], text[500:]
     link, measured = run((audio[:500], text[:500]), FitConfig(steps=5), val=val)
     assert link.metadata["training"]["clips"] == 500 and measured["calibration"]["clips"] == 100
+
+
+@pytest.mark.parametrize(("validated", "clips"), [(False, 600), (True, 500)])
+def test_in_the_end_closed_forms_are_fitted_on_all_pairs(pairs, validated, clips):
+    given = tuple(rows[:clips] for rows in pairs)
+    val = tuple(rows[clips:] for rows in pairs) if validated else None
+    link, _ = run(given, FitConfig(steps=5), replace(BRIDGE, landmarks=1000), val=val)
+    assert link.kernel.landmarks.any(-1).sum() == clips
 
 
 def test_a_batch_larger_than_the_pairs_and_half_precision_pairs(pairs):
