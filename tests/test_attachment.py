@@ -389,16 +389,16 @@ def test_names_are_those_of_the_host(toy: Toy) -> None:
     parameters = dict(toy.named_parameters())
     wrapped = attach(toy, Shift(), "projector").projector
     assert {name: module for name, module in toy.named_modules() if "projector.bridge" not in name} == {
-        **plain, "projector": wrapped.layer
+        **plain, "projector": wrapped.host_layer
     }  # fmt: skip
     named = dict(toy.named_parameters())
     assert named.pop("projector.bridge.by") is wrapped.bridge.by and named.keys() == parameters.keys()
-    assert set(toy.modules()) == {*plain.values(), wrapped, wrapped.layer, wrapped.bridge}
+    assert set(toy.modules()) == {*plain.values(), wrapped, wrapped.host_layer, wrapped.bridge}
 
     replacement = nn.Linear(DIM, 16)
     toy.set_submodule("projector.linear_1", replacement)
-    assert wrapped.layer.linear_1 is replacement
-    wrapped.layer.merge = wrapped.layer.forward
+    assert wrapped.host_layer.linear_1 is replacement
+    wrapped.host_layer.merge = wrapped.host_layer.forward
     with pytest.raises(AttributeError, match=r"'merge' is a method of the Projector behind a bridge: detach"):
         _ = wrapped.merge
 
