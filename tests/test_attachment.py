@@ -433,14 +433,13 @@ def test_device_map(projector: str, make_link, tmp_path: Path) -> None:
     prefix = next(name for name, _ in model.named_modules() if name.endswith("multi_modal_projector"))
     parent = prefix.rpartition("multi_modal_projector")[0]
     places = {f"{parent}vision_tower": "cpu", prefix: projector, f"{parent}language_model": "disk", "lm_head": "cpu"}
-    loaded = type(model).from_pretrained(
-        tmp_path / "llava", device_map=places, offload_folder=tmp_path / "offload", dtype=torch.float32
-    )
+    loaded = type(model).from_pretrained(tmp_path / "llava", device_map=places, offload_folder=tmp_path / "offload")
     attach(loaded.eval(), make_link(dim=DIM))
     torch.testing.assert_close(logits(loaded, inputs), bridged)
     assert next(loaded.get_submodule(prefix).bridge.parameters()).device.type == "cpu"
 
 
+@pytest.mark.quantised
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_quantised_host(kind: str, make_link, tmp_path: Path) -> None:
     from dlink_adapter.integrations.causal_lm import quantization
