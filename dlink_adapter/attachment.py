@@ -29,7 +29,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class BridgedModule(nn.Module):
-    """A host's module behind a bridge: `layer(bridge(x))`.
+    """A host's module behind a bridge: `host_layer(bridge(x))`.
 
     The first floating-point tensor among the arguments, positional ones first, goes through the bridge; everything
     else passes as it came.
@@ -40,31 +40,31 @@ class BridgedModule(nn.Module):
     they would pass the bridge by.
 
     Args:
-        layer: the host's own module, left as it is. (peft takes any module with a `base_layer` for one of its own.)
+        host_layer: the host's own module, left as it is. (peft takes what has a `base_layer` for one of its own.)
         bridge: any module `(..., dim) -> (..., dim)` that returns the dtype it was given.
     """
 
     enabled: bool
 
-    def __init__(self, layer: nn.Module, bridge: nn.Module) -> None:
+    def __init__(self, host_layer: nn.Module, bridge: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
+        self.host_layer = host_layer
         self.bridge = bridge
         self.enabled = True
-        self.training = layer.training
-        self.register_state_dict_post_hook(_drop_layer)
-        self.register_load_state_dict_pre_hook(_add_layer)
+        self.training = host_layer.training
+        self.register_state_dict_post_hook(_drop_host_layer)
+        self.register_load_state_dict_pre_hook(_add_host_layer)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not self.enabled:
-            return self.layer(*args, **kwargs)
+            return self.host_layer(*args, **kwargs)
         for i, value in enumerate(args):
             if _is_embedding(value):
-                return self.layer(*args[:i], self._cross(value), *args[i + 1 :], **kwargs)
+                return self.host_layer(*args[:i], self._cross(value), *args[i + 1 :], **kwargs)
         for name, value in kwargs.items():
             if _is_embedding(value):
-                return self.layer(*args, **{**kwargs, name: self._cross(value)})
-        raise TypeError(f"{type(self.layer).__name__} was called without a floating-point tensor to bridge")
+                return self.host_layer(*args, **{**kwargs, name: self._cross(value)})
+        raise TypeError(f"{type(self.host_layer).__name__} was called without a floating-point tensor to bridge")
 
     def _cross(self, x: Tensor) -> Tensor:
         _check_precision(self.bridge)
@@ -77,18 +77,18 @@ class BridgedModule(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             # A private name is how copy, pickle and accelerate ask what *this* object is.
-            if name.startswith("_") or name == "layer":
+            if name.startswith("_") or name == "host_layer":
                 raise
-        value = getattr(self.layer, name)
+        value = getattr(self.host_layer, name)
         if ismethod(value):
             raise AttributeError(
-                f"{name!r} is a method of the {type(self.layer).__name__} behind a bridge: detach the bridge, and "
+                f"{name!r} is a method of the {type(self.host_layer).__name__} behind a bridge: detach the bridge, and "
                 "attach it again afterwards"
             )
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        layer = self.__dict__.get("_modules", {}).get("layer")
+        layer = self.__dict__.get("_modules", {}).get("host_layer")
         if layer is not None and name in layer._modules:
             setattr(layer, name, value)
         else:
@@ -104,7 +104,7 @@ class BridgedModule(nn.Module):
         if remove_duplicate:
             memo.add(self)
         yield prefix, self
-        yield from self.layer.named_modules(memo, prefix, remove_duplicate)
+        yield from self.host_layer.named_modules(memo, prefix, remove_duplicate)
         yield from self.bridge.named_modules(memo, f"{prefix}.bridge".removeprefix("."), remove_duplicate)
 
 
@@ -151,7 +151,7 @@ def detach(model: nn.Module, target: str | None = None) -> nn.Module:
     if path not in bridged:
         raise ValueError(f"no bridge is attached at {path!r}, only at {_listed(bridged)}")
     parent, _, leaf = path.rpartition(".")
-    setattr(_unwrapped(modules[parent]), leaf, bridged[path].layer)
+    setattr(_unwrapped(modules[parent]), leaf, bridged[path].host_layer)
     return bridged[path].bridge
 
 
@@ -205,7 +205,7 @@ def input_dim(module: nn.Module) -> int | None:
     """
     match module:
         case BridgedModule():
-            return input_dim(module.layer)
+            return input_dim(module.host_layer)
         case nn.Sequential() if len(module) > 0:
             return input_dim(module[0])
         case nn.Linear():  # bitsandbytes' 4-bit and 8-bit layers too
@@ -232,7 +232,7 @@ def _bridged(model: nn.Module) -> dict[str, BridgedModule]:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    return module.layer if isinstance(module, BridgedModule) else module
+    return module.host_layer if isinstance(module, BridgedModule) else module
 
 
 def _is_embedding(value: Any) -> bool:
@@ -282,13 +282,13 @@ def _listed(names: Any) -> str:
     return ", ".join(shown[:8]) + (f", ... ({len(shown)} in all)" if len(shown) > 8 else "") or "none"
 
 
-def _drop_layer(_module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
-    inner = f"{prefix}layer."
+def _drop_host_layer(_module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
+    inner = f"{prefix}host_layer."
     for key in [key for key in state_dict if key.startswith(inner)]:
         state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
 
 
-def _add_layer(
+def _add_host_layer(
     module: BridgedModule,
     state_dict: dict[str, Any],
     prefix: str,
@@ -300,7 +300,7 @@ def _add_layer(
 ) -> None:
     own = f"{prefix}bridge."
     for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(own)]:
-        state_dict[f"{prefix}layer.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+        state_dict[f"{prefix}host_layer.{key.removeprefix(prefix)}"] = state_dict.pop(key)
     has = module.bridge.state_dict(prefix=own, keep_vars=True)
     given = [key for key in state_dict if key.startswith(own)]
     # A host saved without the bridge says nothing about it: the bridge keeps what it has.

@@ -389,16 +389,16 @@ def test_names_are_those_of_the_host(toy: Toy) -> None:
     parameters = dict(toy.named_parameters())
     wrapped = attach(toy, Shift(), "projector").projector
     assert {name: module for name, module in toy.named_modules() if "projector.bridge" not in name} == {
-        **plain, "projector": wrapped.layer
+        **plain, "projector": wrapped.host_layer
     }  # fmt: skip
     named = dict(toy.named_parameters())
     assert named.pop("projector.bridge.by") is wrapped.bridge.by and named.keys() == parameters.keys()
-    assert set(toy.modules()) == {*plain.values(), wrapped, wrapped.layer, wrapped.bridge}
+    assert set(toy.modules()) == {*plain.values(), wrapped, wrapped.host_layer, wrapped.bridge}
 
     replacement = nn.Linear(DIM, 16)
     toy.set_submodule("projector.linear_1", replacement)
-    assert wrapped.layer.linear_1 is replacement
-    wrapped.layer.merge = wrapped.layer.forward
+    assert wrapped.host_layer.linear_1 is replacement
+    wrapped.host_layer.merge = wrapped.host_layer.forward
     with pytest.raises(AttributeError, match=r"'merge' is a method of the Projector behind a bridge: detach"):
         _ = wrapped.merge
 
@@ -433,14 +433,13 @@ def test_device_map(projector: str, make_link, tmp_path: Path) -> None:
     prefix = next(name for name, _ in model.named_modules() if name.endswith("multi_modal_projector"))
     parent = prefix.rpartition("multi_modal_projector")[0]
     places = {f"{parent}vision_tower": "cpu", prefix: projector, f"{parent}language_model": "disk", "lm_head": "cpu"}
-    loaded = type(model).from_pretrained(
-        tmp_path / "llava", device_map=places, offload_folder=tmp_path / "offload", dtype=torch.float32
-    )
+    loaded = type(model).from_pretrained(tmp_path / "llava", device_map=places, offload_folder=tmp_path / "offload")
     attach(loaded.eval(), make_link(dim=DIM))
     torch.testing.assert_close(logits(loaded, inputs), bridged)
     assert next(loaded.get_submodule(prefix).bridge.parameters()).device.type == "cpu"
 
 
+@pytest.mark.quantised
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_quantised_host(kind: str, make_link, tmp_path: Path) -> None:
     from dlink_adapter.integrations.causal_lm import quantization

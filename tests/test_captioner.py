@@ -139,8 +139,8 @@ SAVED = [
     {"tuning": "lora"},
     {"tuning": "full"},
     {"tuning": "lora", "before": "hear", "after": "is"},
-    {"tuning": "lora", "quantize": "nf4"},
-    {"tuning": "frozen", "quantize": "nf4"},
+    pytest.param({"tuning": "lora", "quantize": "nf4"}, marks=pytest.mark.quantised),
+    pytest.param({"tuning": "frozen", "quantize": "nf4"}, marks=pytest.mark.quantised),
 ]
 
 
@@ -220,6 +220,7 @@ def test_a_tokenizer_without_an_end(make):
         Captioner(captioner.bridge, captioner.llm, captioner.tokenizer, captioner.settings)
 
 
+@pytest.mark.quantised
 def test_a_quantised_captioner_has_gradients_after_it_generated(make, x, captions):
     captioner = make(tuning="lora", quantize="nf4", lora_dropout=0.0)
     rows, is_text = batch(captioner, captions[:8]), torch.zeros(8, dtype=torch.bool)
