@@ -132,6 +132,6 @@ def _read(pairs: Path | None, audio: Path | None, text: Path | None) -> PairedEm
     if (pairs is None) == (audio is None and text is None) or (audio is None) != (text is None):
         raise ValueError("give either --pairs DIR, or both --audio FILE and --text FILE")
     if audio is not None and text is not None:
-        return PairedEmbeddings.from_tensors(*(torch.from_numpy(read_array(path)) for path in (audio, text)))
+        return PairedEmbeddings.from_tensors(torch.from_numpy(read_array(audio)), torch.from_numpy(read_array(text)))
     assert pairs is not None
     return PairedEmbeddings.open(pairs)
