@@ -21,9 +21,10 @@ class DiffusionLink(PretrainedBridge):
     """Embeddings (..., dim) of a frozen encoder -> text-like embeddings (..., dim) of unit norm.
 
     An embedding is noised to `config.depth` and denoised from there in `config.steps` network calls, `config.samples`
-    times; the reconstructions are averaged, and mixed with a kernel ridge estimate. Captions go the same way once they
-    are pseudo-audio. In eval mode the noise is fixed, so that the module is a function; in train mode, or with a
-    generator, every embedding has noise of its own. `dlink_adapter.fit` trains and calibrates it.
+    times, and the reconstructions are averaged. What the network adds to is a kernel ridge estimate from the clean
+    embedding. Captions go the same way once they are pseudo-audio. In eval mode the noise is fixed, so that the module
+    is a function; in train mode, or with a generator, every embedding has noise of its own. `dlink_adapter.fit` trains
+    and calibrates it.
     """
 
     name = "diffusion_link"
@@ -40,7 +41,7 @@ class DiffusionLink(PretrainedBridge):
 
     @property
     def config(self) -> BridgeConfig:
-        """The settings. Depth, steps, sampler and kernel_share may be replaced at any time."""
+        """The settings. Depth, steps and sampler may be replaced at any time."""
         return self._config
 
     @config.setter
@@ -52,7 +53,7 @@ class DiffusionLink(PretrainedBridge):
 
     @property
     def is_fitted(self) -> bool:
-        return self.space.is_fitted and (self.kernel.is_fitted or not self.config.kernel_share)
+        return self.space.is_fitted and (self.kernel.is_fitted or not self.config.kernel)
 
     @property
     def alpha_bars(self) -> tuple[float, ...]:
@@ -65,21 +66,26 @@ class DiffusionLink(PretrainedBridge):
         return timestep_of_cosine(self.alpha_bars, depth) if isinstance(depth, float) else depth
 
     def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
-        x0, rungs, share = self.space.encode(x, modality), self._rungs, self.config.kernel_share or 0.0
+        x0, rungs = self.space.encode(x, modality), self._rungs
         if not rungs:
             raise ValueError("this bridge has no depth: fit calibrates it, or set BridgeConfig(depth=...)")
         if self.config.sampler == "ddpm" and len(rungs) > 2 and generator is None and not self.training:
             raise ValueError('sampler "ddpm" draws noise at every step: give a generator, or use "ddim"')
         if modality == "text" and self.config.pseudo_audio:
             x0 = self.pseudo_audio(x0, generator, noise=self.training or generator is not None)
-        if len(rungs) > 1:
-            noised = add_noise(x0, rungs[0], self._noise(x0, generator, samples))
-            x0_text = SAMPLERS[self.config.sampler](self.denoise, noised, rungs, generator).mean(0)
-        else:
-            x0_text = self.denoise(x0, 1.0)
-        if share:
-            x0_text = (1 - share) * x0_text + share * self.kernel(x0)
-        return self.space.decode(x0_text)
+        estimate = self.estimate(x0)
+
+        def denoise(x_t: Tensor, alpha_bar: float) -> Tensor:
+            return estimate + self.denoise(x_t, alpha_bar)
+
+        if len(rungs) == 1:
+            return self.space.decode(denoise(x0, 1.0))
+        noised = add_noise(x0, rungs[0], self._noise(x0, generator, samples))
+        return self.space.decode(SAMPLERS[self.config.sampler](denoise, noised, rungs, generator).mean(0))
+
+    def estimate(self, x0: Tensor) -> Tensor:
+        """What the network adds to: kernel ridge's text coordinates (..., dim) of clean ones, or zero without it."""
+        return self.kernel(x0) if self.config.kernel else torch.zeros_like(x0)
 
     def _noise(self, x0: Tensor, generator: Generator | None, samples: int | None) -> Tensor:
         """(samples, ..., dim). In eval mode without a generator it is the same for every embedding, call and batch."""
@@ -93,12 +99,16 @@ class DiffusionLink(PretrainedBridge):
         return self.fixed_noise[:samples].to(x0).reshape(samples, *[1] * (x0.ndim - 1), self.dim)
 
     def denoise(self, x: Tensor, alpha_bar: float) -> Tensor:
-        """One network call: coordinates (..., dim) noised to alpha_bar -> reconstructed text coordinates (..., dim)."""
+        """One network call: coordinates (..., dim) noised to alpha_bar -> text coordinates minus `estimate`."""
         return self.denoiser(x, torch.full((*x.shape[:-1], 1), alpha_bar, device=x.device))
 
-    def loss(self, audio: Tensor, text: Tensor, *, generator: Generator | None = None) -> dict[str, Tensor]:
+    def loss(
+        self, audio: Tensor, text: Tensor, *, estimate: Tensor | None = None, generator: Generator | None = None
+    ) -> dict[str, Tensor]:
         """Training losses of paired embeddings, both (n, dim): `loss` and its parts (see `dlink_adapter.losses`).
 
+        `estimate` (n, dim) replaces that of `audio`, where the kernel regression was fitted on these very pairs: the
+        network has to correct the errors that it will meet, those on pairs that were left out.
         Audio and pseudo-audio of text (or text itself, as `config.pseudo_audio` says) are noised to their own random
         depths with independent noise; both regress to the clean text.
         Raises ValueError as `forward` does.
@@ -113,9 +123,12 @@ class DiffusionLink(PretrainedBridge):
         target = self.space.encode(text.float(), "text")
         sent = self.pseudo_audio(target, generator) if self.config.pseudo_audio else target
         clean = torch.stack([self.space.encode(audio.float()), sent])  # (2, n, dim)
+        estimates = self.estimate(clean)
+        if estimate is not None:
+            estimates = torch.stack([estimate, estimates[1]])
         level = self._random_levels(clean.shape[:-1], generator, clean.device)
         noise = torch.randn(clean.shape, device=clean.device, generator=generator)
-        from_audio, from_text = self.denoiser(add_noise(clean, level, noise), level)
+        from_audio, from_text = estimates + self.denoiser(add_noise(clean, level, noise), level)
         parts = {
             "denoise_audio": denoising_loss(from_audio, target),
             "denoise_text": denoising_loss(from_text, target),
@@ -126,19 +139,25 @@ class DiffusionLink(PretrainedBridge):
         return {"loss": torch.stack([w * part for w, part in zip(weights, parts.values(), strict=True)]).sum(), **parts}
 
     @torch.no_grad()
-    def fit_regressions(self, audio: Tensor, text: Tensor, clip: Tensor) -> None:
-        """Fit what has a closed form, the kernel regression and the pseudo-audio; the space has to be fitted before.
+    def fit_regressions(self, audio: Tensor, text: Tensor, clip: Tensor) -> Tensor:
+        """Fit what has a closed form, the pseudo-audio and the kernel regression; the space has to be fitted before.
 
         Args:
             audio: (n, dim), a row a clip.
             text: (m, dim), a row a caption.
             clip: (m,) the row of audio that each caption describes, never decreasing.
+
+        Returns:
+            The `estimate` of each clip when that clip is left out, (n, dim).
         """
         a, t = self.space.encode(audio.double()), self.space.encode(text.double(), "text")
         captions = torch.bincount(clip, minlength=len(a))
-        mean = torch.zeros_like(a).index_add(0, clip, t) / captions.unsqueeze(-1)
-        self.metadata["kernel"] = self.kernel.fit(a, mean)
         self.metadata["pseudo_audio"] = self.pseudo_audio.fit(a, t[captions.cumsum(0) - captions])
+        if not self.config.kernel:
+            return torch.zeros_like(audio)
+        mean = torch.zeros_like(a).index_add(0, clip, t) / captions.unsqueeze(-1)
+        self.metadata["kernel"], left_out = self.kernel.fit(a, mean)
+        return left_out.float()
 
     def _random_levels(self, shape: torch.Size, generator: Generator | None, device: torch.device) -> Tensor:
         """alpha_bar at uniformly drawn timesteps 1 ... T: (*shape, 1)."""

@@ -1,7 +1,6 @@
 """Chooses how deep a bridge noises, on validation pairs: too little leaves the gap open, too much erases meaning."""
 
 from dataclasses import replace
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -10,8 +9,7 @@ from torch.nn.functional import normalize
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.embeddings import PairedEmbeddings
 
-COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.45)  # of the noised embedding with the clean one
-KERNEL_SHARES = (0.0, 0.33, 0.5, 0.67)
+COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3)  # of the noised embedding with the clean one
 MAX_CLIPS = 4096
 
 
@@ -22,9 +20,8 @@ def calibrate(
     distractors: Tensor | None = None,
     *,
     cosines: tuple[float, ...] = COSINES,
-    kernel_shares: tuple[float, ...] = KERNEL_SHARES,
 ) -> dict[str, float]:
-    """Set what `link.config` leaves open, depth and kernel share, to the best of these; returns what was measured.
+    """Set the depth, if `link.config` leaves it open, to the best of these; returns what was measured.
 
     The criterion is paired cosine, centred on the text mean, + mean reciprocal rank of each clip's own caption: a
     collapse to the mean wins the one and loses the other, and the gap after centring is what predicts captions (arXiv
@@ -39,18 +36,15 @@ def calibrate(
     given, mode = link.config, link.training
     link.eval()
     scores = {}
-    for choice in product(
-        cosines if given.depth is None else [given.depth],
-        kernel_shares if given.kernel_share is None else [given.kernel_share],
-    ):
-        link.config = replace(given, depth=choice[0], kernel_share=choice[1])
+    for depth in cosines if given.depth is None else [given.depth]:
+        link.config = replace(given, depth=depth)
         bridged = link(audio).float()
         centred = (link.space.encode(bridged, "text") * link.space.encode(text, "text")).mean().item()
-        scores[choice] = centred, _reciprocal_rank(bridged, text, others)
-    depth, share = best = max(scores, key=lambda choice: sum(scores[choice]))
-    link.config = replace(given, depth=depth, kernel_share=share)
+        scores[depth] = centred, _reciprocal_rank(bridged, text, others)
+    best = max(scores, key=lambda depth: sum(scores[depth]))
+    link.config = replace(given, depth=best)
     cosine = (link(audio).float() * text).sum(-1).mean().item()
-    measured = {"depth": depth, "kernel_share": share, "paired_cosine": cosine, "mrr": scores[best][1]}
+    measured = {"depth": best, "paired_cosine": cosine, "mrr": scores[best][1]}
     measured["clips"] = pairs.clips
     link.metadata["calibration"] = measured
     link.train(mode)

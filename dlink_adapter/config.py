@@ -21,8 +21,8 @@ class BridgeConfig:
         steps: network calls from `depth` down to 0.
         sampler: a name in `SAMPLERS`.
         samples: reconstructions that are averaged, each from its own noise.
-        kernel_share: share of the kernel ridge estimate in the reconstruction, the rest is the denoiser's; their errors
-            differ, so that the mean of both is better than either. `fit` replaces None by a calibrated one.
+        kernel: the denoiser corrects a kernel ridge estimate of the text embedding; False lets it predict the text
+            embedding alone, as in the paper.
         landmarks: embeddings that the kernel ridge estimate is made from, at most.
         pseudo_audio: captions are first sent to where audio of them might lie (`PseudoAudio`), so that a captioner that
             is trained on captions meets the uncertainty of audio. False noises captions isotropically, as audio.
@@ -42,7 +42,7 @@ class BridgeConfig:
     steps: int = 1
     sampler: str = "ddim"
     samples: int = 16
-    kernel_share: float | None = None
+    kernel: bool = True
     landmarks: int = 1024
     pseudo_audio: bool = True
     text_weight: float = 1.0
@@ -62,7 +62,6 @@ class BridgeConfig:
         _require(0 <= self.dropout < 1, self, "dropout", "in [0, 1)")
         for name in ("text_weight", "topology_weight", "contrastive_weight"):
             _require(getattr(self, name) >= 0, self, name, "at least 0")
-        _require(self.kernel_share is None or 0 <= self.kernel_share <= 1, self, "kernel_share", "in [0, 1], or None")
         _require(self.schedule in SCHEDULES, self, "schedule", f"one of {', '.join(SCHEDULES)}")
         _require(self.sampler in SAMPLERS, self, "sampler", f"one of {', '.join(SAMPLERS)}")
         _require(self.steps <= self.timesteps, self, "steps", f"at most timesteps = {self.timesteps}")

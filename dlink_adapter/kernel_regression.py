@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 from dlink_adapter.leave_one_out import RidgeFit, ridge_by_leave_one_out
 
 SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0)
-SAMPLE = 4096  # rows that are left out in turn
+SAMPLE = 16384  # rows that are left out in turn
 FEW = 256  # rows that the sharpness is chosen on; everything else is on all of them
 BLOCK_ROWS = 8192
 
@@ -41,8 +41,13 @@ class KernelRegression(nn.Module):
         """Whether `fit` was called, or fitted values were loaded. Waits for the device."""
         return bool(self.sharpness.isfinite())
 
-    def fit(self, a: Tensor, t: Tensor) -> dict[str, float]:
-        """Regress t on a, both (n, dim) in float64; returns the settings that were chosen."""
+    def fit(self, a: Tensor, t: Tensor) -> tuple[dict[str, float], Tensor]:
+        """Regress t on a, both (n, dim) in float64.
+
+        Returns:
+            The settings that were chosen, and what each row of t is predicted to be when it is left out, (n, dim); with
+            more than `SAMPLE` rows only so many are left out.
+        """
         order = torch.randperm(len(a), generator=torch.Generator().manual_seed(0)).to(a.device)
         a, t = a[order], t[order]
         few = a[:FEW], t[:FEW]
@@ -53,7 +58,10 @@ class KernelRegression(nn.Module):
             buffer.zero_()[: len(rows)] = rows
         self.sharpness.fill_(best)
         self.share.fill_(found.anchor_scale)
-        return {"sharpness": best, "strength": found.strength, "share": round(found.anchor_scale, 4)}
+        predicted = self(a)
+        predicted[: len(found.left_out)] = t[: len(found.left_out)] - found.left_out
+        settings = {"sharpness": best, "strength": found.strength, "share": round(found.anchor_scale, 4)}
+        return settings, predicted[order.argsort()]
 
     def forward(self, a: Tensor) -> Tensor:
         similar = kernel(a, self.landmarks.to(a), self.sharpness.to(a))

@@ -48,7 +48,7 @@ class ResidualMLP(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """D(x_t, alpha_bar) -> text x0, all in the coordinates of `EmbeddingSpace`."""
+    """D(x_t, alpha_bar) -> text x0, or its distance from a first estimate, in the coordinates of `EmbeddingSpace`."""
 
     def __init__(self, config: BridgeConfig):
         super().__init__()
@@ -62,13 +62,15 @@ class Denoiser(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw new weights from the global generator."""
+        """Draw new weights from the global generator. The output starts at zero: the text mean, or kernel ridge."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
         for module in self.modules():
             if isinstance(module, ResidualMLP):
                 module.reset_parameters()
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         """Noised embeddings (..., dim) and their alpha_bar (..., 1) -> (..., dim), float32."""

@@ -27,7 +27,7 @@ from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.gap import before_and_after, measure
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
-REGRESSION_CLIPS = 16384  # that closed forms are fitted on: more hardly help, and would have to be held in memory
+REGRESSION_CLIPS = 16384  # that closed forms are fitted on: more hardly help, and have to be held in memory
 Pairs = PairedEmbeddings | tuple[Tensor, Tensor]
 
 
@@ -107,8 +107,8 @@ def fit(
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     link.space.to(accelerator.device).fit(train.blocks("audio"), train.blocks("text"))
     link.to(accelerator.device)
-    _fit_regressions(link, train, config.seed)
-    run = _Run(link, train, config, accelerator, Path(out) if out is not None else None)
+    estimates = _Estimates(link, train, config.seed)
+    run = _Run(link, train, estimates, config, accelerator, Path(out) if out is not None else None)
     losses = run.train(progress)
     link.metadata["fingerprint"] = train.metadata.get("fingerprint")
     link.metadata["training"] = {**asdict(config), "pairs": len(train), "clips": train.clips}
@@ -116,7 +116,7 @@ def fit(
     calibration = calibrate(link, held_out, next(iter(train.blocks("text"))))
     link.metadata["gap_before_and_after"] = _gap(link, held_out)
     if train is not given:
-        _fit_regressions(link, given, config.seed)
+        _Estimates(link, given, config.seed)  # closed forms take a second: in the end they are those of all pairs
     link.metadata["space"] = link.space.describe()
     if out is not None and accelerator.is_main_process:
         link.save_pretrained(out)
@@ -131,17 +131,39 @@ class _Objective(nn.Module):
         super().__init__()
         self.link = link
 
-    def forward(self, audio: Tensor, text: Tensor, generator: Generator) -> dict[str, Tensor]:
-        return self.link.loss(audio, text, generator=generator)
+    def forward(self, audio: Tensor, text: Tensor, estimate: Tensor, generator: Generator) -> dict[str, Tensor]:
+        return self.link.loss(audio, text, estimate=estimate, generator=generator)
+
+
+class _Estimates:
+    """What the network learns to correct: the bridge's closed forms, fitted here, without the pair in question."""
+
+    def __init__(self, link: DiffusionLink, pairs: PairedEmbeddings, seed: int):
+        self.link, self.clip = link, pairs.clip
+        fitted_on = torch.arange(pairs.clips)
+        if pairs.clips > REGRESSION_CLIPS:
+            fitted_on = torch.randperm(pairs.clips, generator=Generator().manual_seed(seed))[:REGRESSION_CLIPS]
+        chosen, device = pairs.select(fitted_on), link.space.text_mean.device
+        self.left_out = link.fit_regressions(chosen.audio.to(device), chosen.text.to(device), chosen.clip.to(device))
+        self.row = torch.full((pairs.clips,), -1).index_copy(0, fitted_on, torch.arange(len(fitted_on)))
+
+    @torch.no_grad()
+    def __call__(self, pairs: Tensor, audio: Tensor) -> Tensor:
+        """The estimates of some pairs (n,), given their audio (n, dim)."""
+        estimate = self.link.estimate(self.link.space.encode(audio.float()))
+        row = self.row[self.clip[pairs]].to(audio.device)
+        return torch.where((row >= 0).unsqueeze(-1), self.left_out[row], estimate)
 
 
 class _Run:
     """One training run: the model, its average, the optimiser and the step they are at."""
 
     def __init__(
-        self, link: DiffusionLink, pairs: PairedEmbeddings, config: FitConfig, accelerator: Any, out: Path | None
-    ):
-        self.link, self.pairs, self.config, self.accelerator, self.out = link, pairs, config, accelerator, out
+        self, link: DiffusionLink, pairs: PairedEmbeddings, estimates: _Estimates, config: FitConfig, accelerator: Any,
+        out: Path | None,
+    ):  # fmt: skip
+        self.link, self.pairs, self.estimates = link, pairs, estimates
+        self.config, self.accelerator, self.out = config, accelerator, out
         self.step, self.order = 0, torch.empty(0, dtype=torch.long)  # the order of the pairs in this epoch
         self.batch_size = min(config.batch_size, len(pairs))
         with _seeded(config.seed):
@@ -174,10 +196,12 @@ class _Run:
 
     def _take_step(self) -> dict[str, Tensor]:
         device, seed = self.accelerator.device, self.config.seed * 1_000_003 + self.step
-        audio, text = map(torch.stack, zip(*self.pairs.__getitems__(self._batch().tolist()), strict=True))
+        batch = self._batch()
+        pairs = self.pairs.__getitems__(batch.tolist())
+        audio, text = (torch.stack(rows).to(device) for rows in zip(*pairs, strict=True))
         generator = Generator(device).manual_seed(seed * 64 + self.accelerator.process_index)
         with _seeded(seed):
-            parts: dict[str, Tensor] = self.objective(audio.to(device), text.to(device), generator)
+            parts: dict[str, Tensor] = self.objective(audio, text, self.estimates(batch, audio), generator)
             self.optimizer.zero_grad()
             self.accelerator.backward(parts["loss"])
         self.accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
@@ -244,14 +268,6 @@ class _Run:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.schedule.load_state_dict({"last_epoch": self.step - 1, "_step_count": self.step})
         self.schedule.step()
-
-
-def _fit_regressions(link: DiffusionLink, pairs: PairedEmbeddings, seed: int) -> None:
-    """What has a closed form takes a second: it is fitted again once nothing needs to be held out."""
-    if pairs.clips > REGRESSION_CLIPS:
-        pairs = pairs.select(torch.randperm(pairs.clips, generator=Generator().manual_seed(seed))[:REGRESSION_CLIPS])
-    device = link.space.text_mean.device
-    link.fit_regressions(pairs.audio.to(device), pairs.text.to(device), pairs.clip.to(device))
 
 
 @torch.no_grad()

@@ -3,10 +3,10 @@
 dlink ablate-depth --pairs dlink-demo/embeddings/pairs
 dlink ablate-depth --pairs dlink-demo/embeddings/pairs --test dlink-demo/embeddings/test --captioner dlink-demo
 
-Trains the bridge, the bridge without the topology loss and the bridge without the text branch, and measures each at
+Trains the bridge, and the bridge without the topology loss, the text branch or kernel ridge, and measures each at
 every depth, with one sample and with sixteen, and in one and in more steps. With a captioner, its captions are scored
-at every depth too, through its own bridge. The output folder holds depth.json, depth.png and steps.png. The denoiser is
-alone here (`kernel_share` 0): kernel ridge would hide what noise erases. A run that was stopped goes on where it was.
+at every depth too, through its own bridge. The output folder holds depth.json, depth.png and steps.png. A run that was
+stopped goes on where it was.
 """
 
 import json
@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bridge": {},
     "no_topology": {"topology_weight": 0.0},
     "no_text_branch": {"text_weight": 0.0},
+    "no_kernel": {"kernel": False},
 }
 SAMPLES = (1, 16)
 METRICS = ("r_at_1", "paired_cosine", "rmg", "frechet_centred", "gram_error", "knn_overlap", "text_identity")
@@ -71,7 +72,7 @@ def main(
     stages = Stages(out, len(VARIANTS) + (captioner is not None), settings)
     points: list[dict[str, Any]] = []
     for name, changes in VARIANTS.items():
-        config = BridgeConfig(train.dim, kernel_share=0.0, samples=max(SAMPLES), **changes)
+        config = BridgeConfig(train.dim, samples=max(SAMPLES), **changes)
         runs = [(samples, 1) for samples in SAMPLES] + [(1, count) for count in steps if count > 1 and name == "bridge"]
         training = FitConfig(steps=bridge_steps, seed=seed)
         work = partial(_measure, config, training, train, held_out, depths, runs, out / "bridges" / name)

@@ -58,7 +58,7 @@ def make_link():
 
 def random_link(**settings) -> DiffusionLink:
     draw = torch.Generator().manual_seed(0)
-    config = {"dim": 16, "time_dim": 8, "depth": 0.9, "dropout": 0.1, "samples": 4, "kernel_share": 0.3, **settings}
+    config = {"dim": 16, "time_dim": 8, "depth": 0.9, "dropout": 0.1, "samples": 4, **settings}
     link = DiffusionLink(BridgeConfig(**config))
     audio, text = torch.randn(2, 50, link.dim, generator=draw)
     link.space.fit(audio + 1, text - 1)

@@ -91,10 +91,10 @@ def test_many_samples_agree_with_each_other_more_than_single_ones(make_link, x):
 
 
 def by_hand(link, x0):
-    """A network call for each noised copy of the coordinates, their mean, kernel ridge, decode."""
+    """A network call for each noised copy of the coordinates, their mean, on kernel ridge, decode."""
     level = link.alpha_bars[link.timestep(0.9)]
     guesses = [link.denoise(add_noise(x0, level, noise), level) for noise in link.fixed_noise]
-    return link.space.decode(0.7 * torch.stack(guesses).mean(0) + 0.3 * link.kernel(x0))
+    return link.space.decode(torch.stack(guesses).mean(0) + link.kernel(x0))
 
 
 def test_the_average_is_over_reconstructions(link, x):
@@ -120,8 +120,8 @@ def test_with_a_generator_pseudo_audio_scatters(link, x):
     assert not torch.allclose(scattered(0), link(x, modality="text"))
 
 
-def test_a_kernel_share_needs_a_fitted_kernel():
-    link = DiffusionLink(BridgeConfig(dim=4, depth=0.9, kernel_share=0.5))
+def test_the_kernel_has_to_be_fitted():
+    link = DiffusionLink(BridgeConfig(dim=4, depth=0.9))
     link.space.fit(torch.randn(9, 4), torch.randn(9, 4))
     with pytest.raises(ValueError, match="not fitted"):
         link(torch.ones(4))
@@ -151,7 +151,7 @@ def test_depth_as_a_cosine_is_the_cosine_that_is_left(make_link):
 
 def test_depth_steps_and_sampler_may_be_replaced(link, x):
     results = [link(x)]
-    for changed in ({"depth": 0.3}, {"depth": 0.3, "steps": 3}, {"depth": 0}, {"kernel_share": 0.5}):
+    for changed in ({"depth": 0.3}, {"depth": 0.3, "steps": 3}, {"depth": 0}, {"kernel": False}):
         link.config = replace(link.config, **changed)
         results.append(link(x))
     assert not any(torch.allclose(a, b) for i, a in enumerate(results) for b in results[:i])

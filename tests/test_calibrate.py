@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.calibrate import COSINES, KERNEL_SHARES, calibrate
+from dlink_adapter.calibrate import COSINES, calibrate
 from dlink_adapter.config import BridgeConfig
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.training import FitConfig, fit
@@ -15,7 +15,7 @@ from dlink_adapter.training import FitConfig, fit
 
 @pytest.fixture(scope="module")
 def fitted(pairs):
-    link = DiffusionLink(BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4, depth=0.9, kernel_share=0.0))
+    link = DiffusionLink(BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4, depth=0.9, kernel=False))
     fit(link, tuple(rows[:400] for rows in pairs), config=FitConfig(steps=60, lr=3e-3, ema_decay=0.9), progress=False)
     return link
 
@@ -39,22 +39,23 @@ def score(link, pairs, text):
 
 
 def test_the_best_of_all_choices(fitted, held_out):
-    link, cosines, shares = fitted, (0.98, 0.7, 0.45), (0.0, 0.3)
+    link, cosines = fitted, (0.98, 0.7, 0.45)
     scores = {}
     for depth in cosines:
-        for share in shares:
-            link.config = replace(link.config, depth=depth, kernel_share=share)
-            scores[depth, share] = score(link, held_out, held_out.text)
-    link.config = replace(link.config, depth=None, kernel_share=None)
-    measured = calibrate(link, held_out, cosines=cosines, kernel_shares=shares)
-    best = max(scores, key=lambda choice: scores[choice][1] + scores[choice][2])
-    assert (link.config.depth, link.config.kernel_share) == (measured["depth"], measured["kernel_share"]) == best
+        link.config = replace(link.config, depth=depth)
+        scores[depth] = score(link, held_out, held_out.text)
+    link.config = replace(link.config, depth=None)
+    measured = calibrate(link, held_out, cosines=cosines)
+    best = max(scores, key=lambda depth: scores[depth][1] + scores[depth][2])
+    assert link.config.depth == measured["depth"] == best
     assert (measured["paired_cosine"], measured["mrr"]) == pytest.approx(scores[best][:2], abs=1e-4)
     assert link.metadata["calibration"] == measured and measured["clips"] == 100
 
 
-def test_distractors_make_the_rank_harder(fitted, held_out, pairs):
-    fitted.config = replace(fitted.config, depth=0.9, kernel_share=0.0)
+def test_distractors_make_the_rank_harder(fitted, pairs):
+    fitted.config = replace(fitted.config, depth=0.9)
+    noise = 2 * torch.randn(100, 32, generator=torch.Generator().manual_seed(0))
+    held_out = PairedEmbeddings.from_tensors(pairs[0][500:] + noise, pairs[1][500:])
     alone = calibrate(fitted, held_out)
     among = calibrate(fitted, held_out, pairs[1][:400])
     assert among["mrr"] < alone["mrr"] and among["paired_cosine"] == alone["paired_cosine"]
@@ -62,14 +63,11 @@ def test_distractors_make_the_rank_harder(fitted, held_out, pairs):
     assert (among["paired_cosine"], among["mrr"]) == pytest.approx(expected[:2], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("depth", "share"), [(0.5, 0.1), (250, 0.1), (0, 0.2), (None, 0.15), (0.5, None), (None, None)]
-)
-def test_only_what_is_open_is_chosen(fitted, held_out, depth, share):
-    fitted.config = replace(fitted.config, depth=depth, kernel_share=share)
+@pytest.mark.parametrize("depth", [0.5, 250, 0, None])
+def test_only_an_open_depth_is_chosen(fitted, held_out, depth):
+    fitted.config = replace(fitted.config, depth=depth)
     calibrate(fitted, held_out)
     assert fitted.config.depth in (COSINES if depth is None else (depth,))
-    assert fitted.config.kernel_share in (KERNEL_SHARES if share is None else (share,))
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -82,7 +80,7 @@ def test_it_draws_nothing_and_keeps_the_mode(fitted, held_out, train):
 
 
 def test_of_several_captions_the_first_counts(fitted, pairs):
-    fitted.config = replace(fitted.config, depth=0.9, kernel_share=0.0)
+    fitted.config = replace(fitted.config, depth=0.9)
     audio, text = (rows[500:] for rows in pairs)
     both = torch.stack([text, text.roll(1, 0)], dim=1).flatten(0, 1)
     clip = torch.arange(100).repeat_interleave(2)

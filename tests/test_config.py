@@ -9,7 +9,7 @@ from dlink_adapter.config import BridgeConfig
 
 
 def test_round_trip_through_json():
-    config = BridgeConfig(dim=512, depth=0.9, kernel_share=0.2, sampler="ddpm", steps=4)
+    config = BridgeConfig(dim=512, depth=0.9, kernel=False, sampler="ddpm", steps=4)
     assert BridgeConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -48,8 +48,6 @@ def test_unknown_keys_are_named():
         ("text_weight", -1),
         ("topology_weight", -1),
         ("contrastive_weight", -1),
-        ("kernel_share", 1.1),
-        ("kernel_share", -0.1),
         ("schedule", "quadratic"),
         ("sampler", "euler"),
         ("steps", 1001),

@@ -43,6 +43,7 @@ def test_the_level_of_each_row_counts():
     for block in network.blocks:
         torch.nn.init.normal_(block.modulation.weight)
         torch.nn.init.normal_(block.mlp[-1].weight)
+    torch.nn.init.normal_(network.out.weight)
     x, level = torch.randn(4, 8), torch.tensor([0.9, 0.5, 0.5, 0.1]).unsqueeze(-1)
     together = network(x, level)
     for row in range(4):
@@ -64,5 +65,5 @@ def test_reset_draws_from_the_global_generator():
     one, other = denoiser(), denoiser()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     other.reset_parameters()
-    assert not torch.equal(one.out.weight, other.out.weight)
-    assert all(not block.mlp[-1].weight.any() for block in other.blocks)
+    assert not torch.equal(one.blocks[0].mlp[0].weight, other.blocks[0].mlp[0].weight)
+    assert not any(layer.weight.any() for layer in (other.out, *(block.mlp[-1] for block in other.blocks)))

@@ -18,7 +18,8 @@ class KernelRidge(ClosedFormBridge):
 
     def fit(self, audio: Tensor, text: Tensor) -> None:
         super().fit(audio, text)
-        self.metadata |= self.regression.fit(*self.clip_coordinates(audio, text))
+        settings, _ = self.regression.fit(*self.clip_coordinates(audio, text))
+        self.metadata |= settings
 
     def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
         if modality == "text":

@@ -11,11 +11,11 @@ from dlink_adapter.training import FitConfig, fit
 
 @dataclass(frozen=True)
 class RegressionConfig(BridgeConfig):
-    """The settings of the bridge; nothing is noised, averaged or mixed with kernel ridge."""
+    """The settings of the bridge; nothing is noised or averaged, and no kernel ridge estimate is corrected."""
 
     depth: int | float | None = 0
     samples: int = 1
-    kernel_share: float | None = 0.0
+    kernel: bool = False
     pseudo_audio: bool = False
 
 
