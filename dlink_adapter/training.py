@@ -115,8 +115,9 @@ def fit(
     link.eval()
     calibration = calibrate(link, held_out, next(iter(train.blocks("text"))))
     link.metadata["gap_before_and_after"] = _gap(link, held_out)
-    if train is not given:
-        _Estimates(link, given, config.seed)  # closed forms take a second: in the end they are those of all pairs
+    if train is not given:  # means and closed forms take a second: in the end they are those of all pairs
+        link.space.fit(given.blocks("audio"), given.blocks("text"))
+        _Estimates(link, given, config.seed)
     link.metadata["space"] = link.space.describe()
     if out is not None and accelerator.is_main_process:
         link.save_pretrained(out)

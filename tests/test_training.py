@@ -19,6 +19,7 @@ from dlink_adapter.baselines.mean_shift import MeanShift
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.config import BridgeConfig
 from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.space import unit_mean
 from dlink_adapter.training import CHECKPOINT, LOG, FitConfig, fit
 
 BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4, landmarks=64)
@@ -211,11 +212,12 @@ def test_with_validation_pairs_nothing_is_held_out(pairs):
 
 
 @pytest.mark.parametrize(("validated", "clips"), [(False, 600), (True, 500)])
-def test_in_the_end_closed_forms_are_fitted_on_all_pairs(pairs, validated, clips):
+def test_in_the_end_means_and_closed_forms_are_those_of_all_pairs(pairs, validated, clips):
     given = tuple(rows[:clips] for rows in pairs)
     val = tuple(rows[clips:] for rows in pairs) if validated else None
     link, _ = run(given, FitConfig(steps=5), replace(BRIDGE, landmarks=1000), val=val)
     assert link.kernel.landmarks.any(-1).sum() == clips
+    torch.testing.assert_close(link.space.text_mean.double(), unit_mean(given[1]))
 
 
 def test_a_batch_larger_than_the_pairs_and_half_precision_pairs(pairs):
