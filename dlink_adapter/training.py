@@ -47,7 +47,7 @@ class FitConfig:
         save_every: steps between checkpoints.
     """
 
-    steps: int = 600
+    steps: int = 400
     batch_size: int = 128
     lr: float = 1e-3
     weight_decay: float = 0.01

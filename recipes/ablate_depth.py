@@ -45,7 +45,7 @@ def main(
     out: Path = Path("dlink-depth"),
     depths: list[int] = DEPTHS,
     steps: list[int] = STEPS,
-    bridge_steps: int = 600,
+    bridge_steps: int = 400,
     seed: int = 0,
 ) -> None:
     """Train, measure at every depth, and draw.

@@ -38,7 +38,7 @@ def main(
     out: Path = Path("dlink-gap"),
     methods: list[str] | None = None,
     folds: int = 5,
-    bridge_steps: int = 600,
+    bridge_steps: int = 400,
     unet_steps: int = 30,
     seed: int = 0,
 ) -> None:
