@@ -18,94 +18,14 @@ the model or to the `PeftModel`, before or after. To train and save it with the 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from inspect import ismethod
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
+from dlink_adapter.bridged_module import BridgedModule, check_precision, listed, unwrapped
 from dlink_adapter.hosts import host_of
 
 Model = TypeVar("Model", bound=nn.Module)
-
-
-class BridgedModule(nn.Module):
-    """A host's module behind a bridge: `host_layer(bridge(x))`.
-
-    The first floating-point tensor among the arguments, positional ones first, goes through the bridge; everything
-    else passes as it came.
-
-    To the host and to peft the wrapper looks like the layer: what it lacks is read from the layer, because hosts read
-    things like `projector.weight.dtype`; the layer's own layers are replaced in the layer; and `named_modules` and
-    `named_parameters` give the host's names, as the state dict does. The layer's methods are not to be had, because
-    they would pass the bridge by.
-
-    Args:
-        host_layer: the host's own module, left as it is. (peft takes what has a `base_layer` for one of its own.)
-        bridge: any module `(..., dim) -> (..., dim)` that returns the dtype it was given.
-    """
-
-    enabled: bool
-
-    def __init__(self, host_layer: nn.Module, bridge: nn.Module) -> None:
-        super().__init__()
-        self.host_layer = host_layer
-        self.bridge = bridge
-        self.enabled = True
-        self.training = host_layer.training
-        self.register_state_dict_post_hook(_drop_host_layer)
-        self.register_load_state_dict_pre_hook(_add_host_layer)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.enabled:
-            return self.host_layer(*args, **kwargs)
-        for i, value in enumerate(args):
-            if _is_embedding(value):
-                return self.host_layer(*args[:i], self._cross(value), *args[i + 1 :], **kwargs)
-        for name, value in kwargs.items():
-            if _is_embedding(value):
-                return self.host_layer(*args, **{**kwargs, name: self._cross(value)})
-        raise TypeError(f"{type(self.host_layer).__name__} was called without a floating-point tensor to bridge")
-
-    def _cross(self, x: Tensor) -> Tensor:
-        _check_precision(self.bridge)
-        # In a host spread over devices, accelerate's hook on the layer moves the input only after the bridge.
-        home = next(self.bridge.parameters(), x).device
-        return self.bridge(x.to(home)).to(x.device)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # A private name is how copy, pickle and accelerate ask what *this* object is.
-            if name.startswith("_") or name == "host_layer":
-                raise
-        value = getattr(self.host_layer, name)
-        if ismethod(value):
-            raise AttributeError(
-                f"{name!r} is a method of the {type(self.host_layer).__name__} behind a bridge: detach the bridge, and "
-                "attach it again afterwards"
-            )
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        layer = self.__dict__.get("_modules", {}).get("host_layer")
-        if layer is not None and name in layer._modules:
-            setattr(layer, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def named_modules(
-        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Module]]:
-        """As of any module, with the names that the host has without the bridge."""
-        memo = set() if memo is None else memo
-        if self in memo:
-            return
-        if remove_duplicate:
-            memo.add(self)
-        yield prefix, self
-        yield from self.host_layer.named_modules(memo, prefix, remove_duplicate)
-        yield from self.bridge.named_modules(memo, f"{prefix}.bridge".removeprefix("."), remove_duplicate)
 
 
 def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
@@ -125,7 +45,7 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
             a bridge that is quantised.
     """
     dim = getattr(link, "dim", None)
-    _check_precision(link)
+    check_precision(link)
     modules = _host_modules(model)
     path = _find(modules, target if target is not None else host_of(model, dim).target, dim)
     layer = modules[path]
@@ -134,7 +54,7 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
     weight = next(layer.parameters(), None)
     if weight is not None and not weight.is_meta:
         link.to(weight.device)
-    setattr(_unwrapped(modules[parent]), leaf, BridgedModule(layer, link.train(layer.training)))
+    setattr(unwrapped(modules[parent]), leaf, BridgedModule(layer, link.train(layer.training)))
     return model
 
 
@@ -146,12 +66,12 @@ def detach(model: nn.Module, target: str | None = None) -> nn.Module:
     """
     modules, bridged = _host_modules(model), _bridged(model)
     if target is None and len(bridged) > 1:
-        raise ValueError(f"several bridges are attached, at {_listed(bridged)}: give target=")
+        raise ValueError(f"several bridges are attached, at {listed(bridged)}: give target=")
     path = next(iter(bridged)) if target is None else _find(modules, target, None)
     if path not in bridged:
-        raise ValueError(f"no bridge is attached at {path!r}, only at {_listed(bridged)}")
+        raise ValueError(f"no bridge is attached at {path!r}, only at {listed(bridged)}")
     parent, _, leaf = path.rpartition(".")
-    setattr(_unwrapped(modules[parent]), leaf, bridged[path].host_layer)
+    setattr(unwrapped(modules[parent]), leaf, bridged[path].host_layer)
     return bridged[path].bridge
 
 
@@ -219,7 +139,7 @@ def input_dim(module: nn.Module) -> int | None:
 def _host_modules(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
     """Every module of the host by the path it has without bridges; a bridged one as its `BridgedModule`."""
     found = {path: module}
-    for name, child in _unwrapped(module).named_children():
+    for name, child in unwrapped(module).named_children():
         found |= _host_modules(child, f"{path}.{name}" if path else name)
     return found
 
@@ -231,14 +151,6 @@ def _bridged(model: nn.Module) -> dict[str, BridgedModule]:
     return found
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    return module.host_layer if isinstance(module, BridgedModule) else module
-
-
-def _is_embedding(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
 def _find(modules: dict[str, nn.Module], target: str, dim: int | None) -> str:
     if target in modules:
         return target
@@ -246,13 +158,13 @@ def _find(modules: dict[str, nn.Module], target: str, dim: int | None) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise ValueError(f"target {target!r} is ambiguous: {_listed(matches)}")
+        raise ValueError(f"target {target!r} is ambiguous: {listed(matches)}")
     message = f"no module {target!r} in {type(modules['']).__name__}"
     if near := get_close_matches(target, modules, n=5, cutoff=0.5):
-        message += f"; nearest names: {_listed(near)}"
+        message += f"; nearest names: {listed(near)}"
     if dim is not None:
         fits = [path for path, module in modules.items() if input_dim(module) == dim]
-        message += f"; modules that take dim {dim}: {_listed(fits)}"
+        message += f"; modules that take dim {dim}: {listed(fits)}"
     raise ValueError(message)
 
 
@@ -266,46 +178,3 @@ def _check(path: str, layer: nn.Module, dim: int | None) -> None:
     width = input_dim(layer)
     if dim is not None and width is not None and width != dim:
         raise ValueError(f"the bridge has dim {dim}, but {path!r} takes {width}")
-
-
-def _check_precision(bridge: nn.Module) -> None:
-    for name, parameter in bridge.named_parameters():
-        if not parameter.is_floating_point():
-            raise ValueError(
-                f"{name} of the bridge is quantised, to {parameter.dtype}: a bridge stays in floating point. Quantise "
-                "the host first, and attach afterwards"
-            )
-
-
-def _listed(names: Any) -> str:
-    shown = list(names)
-    return ", ".join(shown[:8]) + (f", ... ({len(shown)} in all)" if len(shown) > 8 else "") or "none"
-
-
-def _drop_host_layer(_module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
-    inner = f"{prefix}host_layer."
-    for key in [key for key in state_dict if key.startswith(inner)]:
-        state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
-
-
-def _add_host_layer(
-    module: BridgedModule,
-    state_dict: dict[str, Any],
-    prefix: str,
-    _metadata: dict[str, Any],
-    _strict: bool,
-    _missing: list[str],
-    _unexpected: list[str],
-    errors: list[str],
-) -> None:
-    own = f"{prefix}bridge."
-    for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(own)]:
-        state_dict[f"{prefix}host_layer.{key.removeprefix(prefix)}"] = state_dict.pop(key)
-    has = module.bridge.state_dict(prefix=own, keep_vars=True)
-    given = [key for key in state_dict if key.startswith(own)]
-    # A host saved without the bridge says nothing about it: the bridge keeps what it has.
-    if not given:
-        state_dict.update(has)
-    if strange := [key for key in given if key not in has]:
-        kind = type(module.bridge).__name__
-        errors.append(f"saved with another bridge than this {kind}, which has no {_listed(strange)}: attach that one")
