@@ -4,11 +4,8 @@
 LLM's width (ClipCap, Mokady et al., 2021). Trained on text alone, it sees bridged captions; audio only comes in use.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,15 +15,10 @@ from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 
 from dlink_adapter.atomic import write_atomically
-from dlink_adapter.config import from_known
-from dlink_adapter.pretrained import WEIGHTS_FILE, PretrainedBridge, push_saved
+from dlink_adapter.captioner_config import BRIDGE_FOLDER, PATHS, CaptionerConfig, write_captioner_config
+from dlink_adapter.pretrained import PretrainedBridge, push_saved
 
-CONFIG_FILE, PROJECTOR_FILE, BRIDGE_FOLDER, ADAPTER_FOLDER = (
-    "captioner.json",
-    "projector.safetensors",
-    "bridge",
-    "adapter",
-)
+PROJECTOR_FILE, ADAPTER_FOLDER = "projector.safetensors", "adapter"
 CARD_FILE, CARD = (
     "README.md",
     """---
@@ -46,57 +38,7 @@ captioner.generate(embeddings)  # (n, {dim}) of the encoder that the bridge was 
 """,
 )
 PREFIX_MARK = "<the prefix tokens>"  # where they stand in a chat template's text
-PATHS = ("base_model", "encoder_path")  # hub ids, or folders that are saved relative to the captioner's
-BRIDGE_KEY = "bridge_sha256"
 IGNORED = -100  # the label that transformers' loss leaves out
-
-
-@dataclass(frozen=True)
-class CaptionerConfig:
-    """Settings of a captioner, ours.
-
-    Args:
-        base_model: hub id or folder of the causal language model.
-        prefix_tokens: vectors that an embedding becomes.
-        hidden: width of the projector's hidden layer.
-        before: prompt before the prefix, after BOS.
-        after: prompt between the prefix and the caption.
-        chat: `before`, prefix and `after` are a user's turn in the tokenizer's chat template, the caption the answer.
-        tuning: "frozen", "lora" or "full".
-        quantize: "nf4", "fp4", "int8" or None, by bitsandbytes.
-        lora_r, lora_alpha, lora_dropout: of the LoRA adapter.
-        target_modules: layers with LoRA, commas between their names, or "all-linear"; None for those that peft has for
-            the model's family (query and value projections of a LLaMA).
-        max_caption_tokens: longer captions are cut in training, and generation stops there.
-        encoder: name in `ENCODERS` of the frozen encoder, for captioning files.
-        encoder_path: its hub id or folder.
-    """
-
-    base_model: str
-    prefix_tokens: int = 8
-    hidden: int = 512
-    before: str = ""
-    after: str = ""
-    chat: bool = False
-    tuning: str = "lora"
-    quantize: str | None = None
-    lora_r: int = 8
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-    target_modules: str | None = None
-    max_caption_tokens: int = 64
-    encoder: str = ""
-    encoder_path: str = ""
-
-    def __post_init__(self) -> None:
-        if self.tuning not in ("frozen", "lora", "full"):
-            raise ValueError(f"tuning is {self.tuning!r}: expected frozen, lora or full")
-        if self.quantize not in (None, "nf4", "fp4", "int8"):
-            raise ValueError(f"quantize is {self.quantize!r}: expected nf4, fp4, int8 or nothing")
-        if self.quantize and self.tuning == "full":
-            raise ValueError("a quantised model cannot be tuned in full: use tuning lora or frozen")
-        if min(self.prefix_tokens, self.hidden, self.max_caption_tokens) < 1:
-            raise ValueError(f"prefix_tokens, hidden and max_caption_tokens must be at least 1: {self}")
 
 
 class PrefixProjector(nn.Sequential):
@@ -235,12 +177,8 @@ class Captioner(nn.Module):
         write_atomically(folder / PROJECTOR_FILE, save(tensors))
         if self.settings.tuning != "frozen":
             self.llm.save_pretrained(folder / ADAPTER_FOLDER)
-        values = asdict(self.settings)
-        for name in PATHS:
-            if Path(values[name]).is_dir() and values[name]:  # so that a folder that holds both can be moved
-                values[name] = os.path.relpath(values[name], folder)
-        write_atomically(folder / CONFIG_FILE, json.dumps({**values, BRIDGE_KEY: bridge_digest(folder)}, indent=2))
-        card = CARD.format(base_model=values["base_model"], bridge=self.bridge.name, dim=self.bridge.dim)
+        base_model = write_captioner_config(folder, self.settings).base_model
+        card = CARD.format(base_model=base_model, bridge=self.bridge.name, dim=self.bridge.dim)
         write_atomically(folder / CARD_FILE, card)
 
     def push_to_hub(self, repo_id: str, *, token: str | None = None, private: bool | None = None) -> str:
@@ -286,33 +224,3 @@ class Captioner(nn.Module):
     def _embed(self, input_ids: Tensor) -> Tensor:
         embedded: Tensor = self.llm.get_input_embeddings()(input_ids)
         return embedded
-
-
-def read_captioner_config(folder: str | Path) -> CaptionerConfig:
-    """The config of a saved captioner, its base model found from that folder.
-
-    Raises:
-        FileNotFoundError: no captioner there.
-        ValueError: unknown settings, or another bridge in the folder than the captioner was saved with.
-    """
-    path = Path(folder, CONFIG_FILE)
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a saved captioner")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    digest = values.pop(BRIDGE_KEY, None)  # captioners of version 0.1.0 have none
-    if digest is not None and digest != bridge_digest(Path(folder)):
-        raise ValueError(
-            f"{folder} was saved with another bridge than the one in {BRIDGE_FOLDER}/: put that one back, or train "
-            "again"
-        )
-    for name in PATHS:
-        beside = Path(os.path.normpath(Path(folder, values.get(name, ""))))
-        if values.get(name) and beside.is_dir():
-            values[name] = str(beside)
-    config: CaptionerConfig = from_known(CaptionerConfig, values)
-    return config
-
-
-def bridge_digest(folder: Path) -> str:
-    """SHA-256 of the weights of the bridge in a captioner's folder."""
-    return hashlib.sha256((folder / BRIDGE_FOLDER / WEIGHTS_FILE).read_bytes()).hexdigest()
