@@ -1,12 +1,10 @@
 """Audio files as mono float32 waveforms: decode, downmix, resample, cut into windows, log-mel.
 
-Everything an audio encoder needs before its first layer. Decoding is libsndfile's (wav, flac, ogg, mp3); resampling is
-polyphase with a Kaiser-windowed sinc. Needs `pip install "dlink-adapter[clap]"` for soundfile and scipy.
+Everything an audio encoder needs before its first layer. Decoding is libsndfile's (wav, flac, ogg, mp3). Needs
+`pip install "dlink-adapter[clap]"` for soundfile.
 """
 
-from functools import lru_cache
 from importlib import import_module
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dlink_adapter.encoders import UnreadableError
+from dlink_adapter.resampling import resample
 
 Waveform = NDArray[np.float32]
 
-STOPBAND_DB = 96.0  # attenuation of the resampling filter: what is left of an alias is below 16-bit resolution
-TRANSITION = 0.08  # share of the lower Nyquist frequency given to the filter's roll-off
 BLOCK_FRAMES = 1 << 18
 SHORTEST_TAIL = 0.5  # seconds
 
@@ -52,7 +49,7 @@ def load_audio(path: str | Path, rate: int) -> Waveform:
     """
     try:
         audio, native_rate = _decode(Path(path))
-        return resample(check_waveform(audio), native_rate, rate)
+        return resample(torch.from_numpy(check_waveform(audio)), native_rate, rate).numpy()
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error.__cause__
 
@@ -87,27 +84,6 @@ def check_waveform(audio: Any) -> Waveform:
     if bad := int(np.count_nonzero(~np.isfinite(audio))):
         raise AudioError(f"{bad} of {audio.size} samples are NaN or infinite")
     return audio
-
-
-def resample(audio: Waveform, rate: int, new_rate: int) -> Waveform:
-    """Changes the sampling rate from `rate` to `new_rate` Hz: `(samples,)` -> `(ceil(samples * new_rate / rate),)`.
-
-    Flat within .1 dB up to 92 % of the lower Nyquist frequency; what would alias is attenuated by 96 dB.
-    """
-    if rate == new_rate:
-        return audio
-    common = gcd(rate, new_rate)
-    up, down = new_rate // common, rate // common
-    resampled = import_clap_extra("scipy.signal").resample_poly(audio, up, down, window=_lowpass(max(up, down)))
-    return np.asarray(resampled, dtype=np.float32)
-
-
-@lru_cache(maxsize=8)
-def _lowpass(factor: int) -> NDArray[np.float64]:
-    """FIR low-pass that ends at 1 / `factor` of the Nyquist frequency; length and beta by Kaiser's formulas."""
-    signal = import_clap_extra("scipy.signal")
-    taps, beta = signal.kaiserord(STOPBAND_DB, TRANSITION / factor)
-    return signal.firwin(taps | 1, (1 - TRANSITION / 2) / factor, window=("kaiser", beta))
 
 
 def windows(audio: Waveform, rate: int, seconds: float = 10.0) -> list[Waveform]:

@@ -5,8 +5,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
+
+Window = TypeVar("Window")
 
 
 class UnreadableError(ValueError):
@@ -125,6 +128,24 @@ def encode_distinct(
     row_of = {caption: row for row, caption in enumerate(unique)}
     stacked = torch.cat(rows) if rows else torch.zeros(0, dim)
     return normalize(stacked[[row_of[caption] for caption in captions]], dim=-1)
+
+
+def encode_windows(
+    windows: Iterable[tuple[int, Window]], embed: Callable[[list[Window]], Tensor], *, batch_size: int, dim: int
+) -> Tensor:
+    """Windows, each with the number of its clip, to unit-norm rows `(clips, dim)` by `embed`, a batch at a time.
+
+    Clips are numbered from 0, their windows lie together, and a clip is the mean of what `embed` gives for them.
+    """
+    sums: list[Tensor] = []
+    left = iter(windows)
+    while batch := list(islice(left, batch_size)):
+        for (clip, _), row in zip(batch, embed([window for _, window in batch]), strict=True):
+            if clip == len(sums):
+                sums.append(row)
+            else:
+                sums[clip] = sums[clip] + row
+    return normalize(torch.stack(sums), dim=-1) if sums else torch.zeros(0, dim)
 
 
 def check_sequence(items: Any) -> None:

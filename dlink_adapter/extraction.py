@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def extract(
         raise ValueError(f"shard_clips must be at least 1 and workers at least 0, got {shard_clips} and {workers}")
     processes, out = processes or Processes(), Path(out).absolute()
     settings = {**encoder.describe(), **(settings or {}), "shard_clips": shard_clips}
-    try:
+    with _room_for(out):
         if processes.index:
             processes.meet()
             if not _finished(out, settings):
@@ -95,14 +96,21 @@ def extract(
                 _Run(plan, encoder, processes, workers, progress).encode()
                 _finish(plan, settings)
         shutil.rmtree(out / ".work", ignore_errors=True)
+    report: dict[str, Any] = read_header(out)["metadata"]["report"]
+    return report
+
+
+@contextmanager
+def _room_for(out: Path) -> Iterator[None]:
+    """Says of a full disk what to do about it."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
         raise OSError(
             error.errno, f"{error.strerror}: make room for {out} and run this again; what is done is kept"
         ) from error
-    report: dict[str, Any] = read_header(out)["metadata"]["report"]
-    return report
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> bool:

@@ -9,7 +9,6 @@ import pickle
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
-from itertools import islice
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from dlink_adapter.audio import SHORTEST_TAIL, Waveform, load_audio, windows
-from dlink_adapter.encoders import Loaded, check_sequence, encode_distinct, fingerprint
+from dlink_adapter.encoders import Loaded, check_sequence, encode_distinct, encode_windows, fingerprint
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
 
 try:
@@ -262,20 +260,12 @@ class LaionClapEncoder:
             AudioError: a file that cannot be used, by its name.
         """
         check_sequence(clips)
-        sums: list[Tensor] = []
         pieces = (
             (index, window)
             for index, clip in enumerate(clips)
             for window in (clip if isinstance(clip, Loaded) else self.load(clip)).features
         )
-        while batch := list(islice(pieces, self.batch_size)):
-            rows = self.module.get_audio_embedding_from_data([window for _, window in batch])
-            for (clip, _), row in zip(batch, torch.from_numpy(rows).float(), strict=True):
-                if clip == len(sums):
-                    sums.append(row)
-                else:
-                    sums[clip] = sums[clip] + row
-        return normalize(torch.stack(sums), dim=-1) if sums else torch.zeros(0, self.dim)
+        return encode_windows(pieces, self._embed_windows, batch_size=self.batch_size, dim=self.dim)
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Tensor:
@@ -285,6 +275,9 @@ class LaionClapEncoder:
             ValueError: a caption is blank or not a string, by its place in `captions`.
         """
         return encode_distinct(captions, self._embed_captions, batch_size=self.batch_size, dim=self.dim)
+
+    def _embed_windows(self, batch: list[Waveform]) -> Tensor:
+        return torch.from_numpy(self.module.get_audio_embedding_from_data(batch)).float()
 
     def _embed_captions(self, batch: list[str]) -> Tensor:
         return torch.from_numpy(self.module.get_text_embedding(batch)).float()

@@ -7,7 +7,6 @@ same file has a different embedding every time. Here a longer clip is the mean o
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from dlink_adapter.audio import SHORTEST_TAIL, AudioError, Waveform, check_waveform, load_audio, log_mel, windows
@@ -24,6 +22,7 @@ from dlink_adapter.encoders import (
     check_sequence,
     check_tokenizer,
     encode_distinct,
+    encode_windows,
     fingerprint,
     pooled,
 )
@@ -167,15 +166,8 @@ class ClapEncoder:
             AudioError: a clip that cannot be used, by its file name or its place in `clips`.
         """
         check_sequence(clips)
-        sums: list[Tensor] = []
         pieces = self._windows(tqdm(clips, desc="audio", unit="clip", disable=None if progress else True))
-        while batch := list(islice(pieces, self.batch_size)):
-            for (clip, _), row in zip(batch, self._embed_windows([window for _, window in batch]), strict=True):
-                if clip == len(sums):
-                    sums.append(row)
-                else:
-                    sums[clip] = sums[clip] + row
-        return normalize(torch.stack(sums), dim=-1) if sums else torch.zeros(0, self.dim)
+        return encode_windows(pieces, self._embed_windows, batch_size=self.batch_size, dim=self.dim)
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str], *, progress: bool = False) -> Tensor:
