@@ -123,16 +123,6 @@ LAYOUTS: dict[str, Callable[[Path, Path], list[Clip]]] = {
 }
 
 
-def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files below a folder, in order of their names; symlinks are followed, but not in circles."""
-    found, seen = [], set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(here))
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in seen]
-        found += [Path(here, name) for name in names if name.lower().endswith(suffixes)]
-    return sorted(found)
-
-
 def _layout(source: Path) -> str:
     if source.is_dir():
         return "folder"
@@ -162,3 +152,13 @@ def _rows(source: Path, columns: list[str]) -> Iterator[Row]:
             if missing:
                 raise ValueError(f"{source}, row {number}: no {missing[0]} in it; it has {', '.join(map(str, row))}")
             yield row
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files below a folder, in order of their names; symlinks are followed, but not in circles."""
+    found, seen = [], set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(here))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in seen]
+        found += [Path(here, name) for name in names if name.lower().endswith(suffixes)]
+    return sorted(found)

@@ -1,7 +1,7 @@
 """Captions that a captioner said, and which clip of a data set each is of.
 
-A JSONL file, as `dlink caption --out` writes it: `{"clip": ..., "caption": ...}` a line, where `clip` (or `file`) is the
-clip's id or the path of its file. A path belongs to the clip whose id, or other name of its file, ends in the same
+A JSONL file, as `dlink caption --out` writes it: `{"clip": ..., "caption": ...}` a line, where `clip` (or `file`) is
+the clip's id or the path of its file. A path belongs to the clip whose id, or other name of its file, ends in the same
 parts, suffix aside: `audio/rain/1.wav` is `rain/1`, and `1.flac` is too, unless there is another `1`.
 """
 

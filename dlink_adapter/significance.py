@@ -3,7 +3,8 @@
 Every corpus score here is a function of sums over the clips: of n-gram counts for BLEU, of matches for METEOR, of
 scores for a mean. So a resample of the clips is a weighted sum, and no caption is scored twice. Intervals are
 percentiles of the bootstrap (Efron, 1979; Koehn, EMNLP 2004). p is that of approximate randomisation, two-sided: how
-often the systems differ as much when they swap their captions of random clips (Noreen, 1989; Riezler and Maxwell, 2005).
+often the systems differ as much when they swap their captions of random clips (Noreen, 1989; Riezler and Maxwell,
+2005).
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -6,9 +6,9 @@ dlink evaluate said.jsonl --references clotho.csv --against baseline.jsonl
 The predictions are what `dlink caption --out` writes, a line {"clip": ..., "caption": ...} a clip; "clip" is the clip's
 id or the path of its file, of which the last parts count. The references are a table that `dlink extract-embeddings`
 takes (AudioCaps, Clotho, or path and caption), or a folder that it made. Every score has a 95 % bootstrap interval over
-the clips; with --against also the difference to other predictions for the same clips, its interval, and p by approximate
-randomisation. A metric that cannot run is null, and `not_run` says what it needs. The output folder holds scores.json
-and clips.jsonl, the scores of each clip.
+the clips; with --against also the difference to other predictions, its interval, and p by approximate randomisation. A
+metric that cannot run is null, and `not_run` says what it needs. The output folder holds scores.json and clips.jsonl,
+the scores of each clip.
 """
 
 from pathlib import Path
