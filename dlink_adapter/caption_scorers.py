@@ -105,21 +105,17 @@ def _meteor(captions: Captions) -> list[Result]:
 
 def _meteor_of_sums(sums: Tensor) -> Tensor:
     """Sums (..., 23) of the program's counts -> METEOR (...,)."""
-    lengths, functions, matches, (chunks, *matched) = (
-        sums[..., :2],  # words of the prediction, of the reference
-        sums[..., 2:4],  # of these, function words
-        sums[..., 4:20].unflatten(-1, (len(METEOR_WEIGHTS), 2, 2)),  # stage; content, function; prediction, reference
-        sums[..., 20:].unbind(-1),
-    )
+    lengths, functions = sums[..., :2], sums[..., 2:4]  # words, function words; of the prediction, of the reference
+    matches = sums[..., 4:20].unflatten(-1, (4, 2, 2))  # stage; content, function; prediction, reference
+    chunks, matched = sums[..., 20], sums[..., 21:]
     kinds = sums.new_tensor([METEOR_DELTA, 1 - METEOR_DELTA])  # of content and of function words
     weighted = torch.einsum("s,k,...skp->...p", sums.new_tensor(METEOR_WEIGHTS), kinds, matches)
     possible = kinds[0] * (lengths - functions) + kinds[1] * functions
     precision, recall = (weighted / possible).nan_to_num(0).unbind(-1)  # an empty caption has neither
     f_mean = 1 / ((1 - METEOR_ALPHA) / precision + METEOR_ALPHA / recall)
-    mean_matched = (matched[0] + matched[1]) / 2
-    fragments = (chunks / mean_matched).nan_to_num(0)
-    perfect = (chunks == 1) & (mean_matched == lengths[..., 0]) & (mean_matched == lengths[..., 1])
-    return f_mean * (1 - METEOR_GAMMA * torch.where(perfect, 0, fragments**METEOR_BETA))
+    fragments = (chunks / matched.mean(-1)).nan_to_num(0)
+    in_one_piece = (chunks == 1) & (matched == lengths).all(-1)
+    return f_mean * (1 - METEOR_GAMMA * torch.where(in_one_piece, 0, fragments**METEOR_BETA))
 
 
 @cache

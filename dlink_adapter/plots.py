@@ -169,20 +169,20 @@ def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "c
         raise ValueError(
             f"none of the {len(ours)} rows that were measured here has {metric}: there is nothing to compare"
         )
-    rows = [row for row in in_order(ours) if row.scores.get(metric) is not None]
+    rows = [(row, score) for row in in_order(ours) if (score := row.scores.get(metric)) is not None]
     figure = _figure(8.0, 0.38 * len(rows) + 1.4)
     axes = figure.subplots()
     handles: dict[str, Any] = {}
-    for place, row in enumerate(rows):
+    for place, (row, score) in enumerate(rows):
         here = isinstance(row, Measured)
-        style = {"color": AUDIO} if here else {"facecolor": "white", "edgecolor": LINE, "hatch": "///"}
-        bar = axes.barh(place, row.scores[metric], height=0.7, **style)
+        style: dict[str, Any] = {"color": AUDIO} if here else {"facecolor": "white", "edgecolor": LINE, "hatch": "///"}
+        bar = axes.barh(place, score, height=0.7, **style)
         axes.bar_label(bar, fmt="%.1f", fontsize=8, padding=3)
         handles["measured here" if here else "published, not measured here"] = bar
     labels = [
         f"{row.system} ({row.setup}), "
         + (f"measured on {row.clips} clips" if isinstance(row, Measured) else "published")
-        for row in rows
+        for row, _ in rows
     ]
     axes.set_yticks(range(len(rows)), labels, fontsize=9)
     axes.set_xlabel(f"{METRIC_NAMES[metric]} x 100 on AudioCaps test")
