@@ -14,18 +14,19 @@ from typing import Any
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
 OTHER = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy", ".npz", ".safetensors")
+DISTINCTIVE = {"audiocaps": "youtube_id", "clotho": "caption_1"}  # a column that a layout can be told by
 
 Row = dict[str, Any]
-Group = tuple[str, list[Path]]  # the id of a clip, and the files it may be
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: its id, its file, which need not exist, and its captions."""
+    """One clip: its id, its file, which need not exist, its captions, and what else its file may be called."""
 
     id: str
     path: Path
     captions: list[str]
+    aliases: tuple[str, ...] = ()  # without suffix
 
 
 def read_clips(source: str | Path, layout: str | None = None, media: str | Path | None = None) -> list[Clip]:
@@ -33,7 +34,7 @@ def read_clips(source: str | Path, layout: str | None = None, media: str | Path 
 
     Args:
         source: a `.csv`, `.tsv` or `.jsonl` file, or a folder.
-        layout: a key of `LAYOUTS`; None is "folder" for a folder and "table" for a file.
+        layout: a key of `LAYOUTS`; None is "folder" for a folder, and for a file what its columns say.
         media: folder that the table's file names are relative to; None is the table's own.
 
     Raises:
@@ -41,14 +42,13 @@ def read_clips(source: str | Path, layout: str | None = None, media: str | Path 
         ValueError: an unknown layout, a missing column, a caption without words, no clips.
     """
     source = Path(source)
-    layout = layout or ("folder" if source.is_dir() else "table")
-    if layout not in LAYOUTS:
+    if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
     media = Path(media) if media is not None else source if source.is_dir() else source.parent
     for path in (source, media):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
-    clips = LAYOUTS[layout](source, media.absolute())
+    clips = LAYOUTS[layout or _layout(source)](source, media.absolute())
     blank = [clip.id for clip in clips if not clip.captions or not all(caption.strip() for caption in clip.captions)]
     if blank:
         raise ValueError(f"{source}: {len(blank)} clips have a caption without words, the first is {blank[0]!r}")
@@ -74,15 +74,14 @@ def read_audiocaps(source: Path, media: Path) -> list[Clip]:
 
     Files are `{id}.wav`, `Y{id}.wav`, `{id}_{start}.wav` or `Y{id}_{start}.wav` (or .flac, ...), anywhere in `media`.
     """
-    files = {path.stem: path for path in _files(media, AUDIO)}
-
-    def group(row: Row) -> tuple[str, Path, list[str]]:
+    files = {path.stem: path for path in files_below(media, AUDIO)}
+    clips: dict[str, Clip] = {}
+    for row in _rows(source, ["youtube_id", "start_time", "caption"]):
         name, start = str(row["youtube_id"]), float(row["start_time"])
-        stems = [name, f"Y{name}", f"{name}_{start:g}", f"Y{name}_{start:g}"]
+        stems = (name, f"Y{name}", f"{name}_{start:g}", f"Y{name}_{start:g}")
         found = next((files[stem] for stem in stems if stem in files), media / f"{name}.wav")
-        return f"{name}_{start:g}", found, [row["caption"]]
-
-    return _grouped(map(group, _rows(source, ["youtube_id", "start_time", "caption"])))
+        clips.setdefault(stems[2], Clip(stems[2], found, [], stems)).captions.append(row["caption"])
+    return list(clips.values())
 
 
 def read_clotho(source: Path, media: Path) -> list[Clip]:
@@ -95,7 +94,7 @@ def read_clotho(source: Path, media: Path) -> list[Clip]:
 def read_folder(source: Path, media: Path) -> list[Clip]:
     """Files with their captions beside them: `rain.wav` and `rain.txt`, one caption a line."""
     clips = []
-    for path in _files(source, AUDIO + OTHER):
+    for path in files_below(source, AUDIO + OTHER):
         beside = path.with_suffix(".txt")
         if not beside.is_file():
             raise ValueError(
@@ -111,7 +110,7 @@ def read_labels(source: Path, media: Path) -> list[Clip]:
     """Files in folders that are named for what is in them: the caption of `dog_bark/1.wav` is "dog bark"."""
     return [
         Clip(path.relative_to(source).as_posix(), path, [path.parent.name.replace("_", " ")])
-        for path in _files(source, AUDIO + OTHER)
+        for path in files_below(source, AUDIO + OTHER)
     ]
 
 
@@ -122,6 +121,13 @@ LAYOUTS: dict[str, Callable[[Path, Path], list[Clip]]] = {
     "folder": read_folder,
     "labels": read_labels,
 }
+
+
+def _layout(source: Path) -> str:
+    if source.is_dir():
+        return "folder"
+    columns = next(iter(_rows(source, [])), {}).keys()
+    return next((layout for layout, column in DISTINCTIVE.items() if column in columns), "table")
 
 
 def _grouped(rows: Iterator[tuple[str, Path, list[str]]]) -> list[Clip]:
@@ -148,7 +154,7 @@ def _rows(source: Path, columns: list[str]) -> Iterator[Row]:
             yield row
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files below a folder, in order of their names; symlinks are followed, but not in circles."""
     found, seen = [], set()
     for here, folders, names in os.walk(folder, followlinks=True):

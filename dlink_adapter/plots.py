@@ -1,11 +1,12 @@
-"""The figures: clouds before and after, cosines as histograms, scores as bars, trade-offs, curves against depth.
+"""The figures: clouds before and after, cosines as histograms, scores as bars, ours beside published ones, trade-offs,
+curves against depth.
 
 Each is drawn on a Figure of its own (no pyplot, no global state, no display) and appears complete or not at all.
 Colours are Okabe and Ito's, told apart with any colour vision; audio and text differ in shape too.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from math import isnan
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from dlink_adapter.published import Measured, in_order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,6 +157,37 @@ def plot_depth(
         axes.grid(color="#dddddd", linewidth=0.6)
     below: dict[str, Any] = {"loc": "outside lower center", "ncols": min(len(handles), 5), "frameon": False}
     figure.legend([*handles.values()], [*handles], **below)
+    return _save(figure, path)
+
+
+def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "cider_d") -> Path:
+    """Draw one metric of our rows and of the published ones, x 100: what was measured here is filled, the rest hatched.
+
+    A row without the metric is left out. Raises ValueError where none of ours has it, ImportError without matplotlib.
+    """
+    if all(row.scores.get(metric) is None for row in ours):
+        raise ValueError(
+            f"none of the {len(ours)} rows that were measured here has {metric}: there is nothing to compare"
+        )
+    rows = [(row, score) for row in in_order(ours) if (score := row.scores.get(metric)) is not None]
+    figure = _figure(8.0, 0.38 * len(rows) + 1.4)
+    axes = figure.subplots()
+    handles: dict[str, Any] = {}
+    for place, (row, score) in enumerate(rows):
+        here = isinstance(row, Measured)
+        style: dict[str, Any] = {"color": AUDIO} if here else {"facecolor": "white", "edgecolor": LINE, "hatch": "///"}
+        bar = axes.barh(place, score, height=0.7, **style)
+        axes.bar_label(bar, fmt="%.1f", fontsize=8, padding=3)
+        handles["measured here" if here else "published, not measured here"] = bar
+    labels = [
+        f"{row.system} ({row.setup}), "
+        + (f"measured on {row.clips} clips" if isinstance(row, Measured) else "published")
+        for row, _ in rows
+    ]
+    axes.set_yticks(range(len(rows)), labels, fontsize=9)
+    axes.set_xlabel(f"{METRIC_NAMES[metric]} x 100 on AudioCaps test")
+    axes.margins(x=0.1)
+    figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=2, frameon=False)
     return _save(figure, path)
 
 

@@ -43,7 +43,7 @@ def main(
         encoder: name of an encoder: clap, clip, laion_clap, laion_checkpoint or precomputed.
         model: hub id, folder or file that the encoder loads.
         revision: branch, tag or commit on the hub.
-        layout: table, audiocaps, clotho, folder or labels; found out by default from whether the source is a folder.
+        layout: table, audiocaps, clotho, folder or labels; by default folder, or what the table's columns say.
         media: folder that the table's file names are relative to; the table's own by default.
         batch_size: windows, images or captions a forward pass.
         shard_clips: clips a shard, which is what a kill can cost.

@@ -12,8 +12,9 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from dlink_adapter import caption_metrics
-from dlink_adapter.caption_metrics import BLEU, METRICS, CaptionScores, plain, ptb, score
+from dlink_adapter import caption_scorers
+from dlink_adapter.caption_metrics import METRICS, CaptionScores, score
+from dlink_adapter.caption_scorers import BLEU, mean_of
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 NO_JAVA = ("rouge_l", "cider_d", *BLEU)
@@ -100,7 +101,7 @@ def test_java_that_fails(monkeypatch, tmp_path):
     java.write_text("#!/bin/sh\necho no room for the heap >&2\nexit 1\n")
     java.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    caption_metrics._meteor_program.cache_clear()  # the one that runs found the real Java
+    caption_scorers._meteor_program.cache_clear()  # the one that runs found the real Java
     result = score(PREDICTIONS, REFERENCES, ["meteor", "rouge_l"], tokenizer="plain")
     assert "no room for the heap" in result.not_run["meteor"] and result.scores["rouge_l"] > 0
     with pytest.raises(RuntimeError, match=r"tokenizer='plain'(.|\n)*no room for the heap"):
@@ -109,15 +110,15 @@ def test_java_that_fails(monkeypatch, tmp_path):
 
 @needs_java
 def test_spice_is_not_downloaded(monkeypatch):
-    monkeypatch.setattr(caption_metrics, "SPICE_JARS", ("no-such.jar",))
+    monkeypatch.setattr(caption_scorers, "SPICE_JARS", ("no-such.jar",))
     result = score(PREDICTIONS, REFERENCES, ["spider"])
     assert result.scores == {"spider": None} and "spice" in result.not_run["spider"]
     assert "no-such.jar" in score(PREDICTIONS, REFERENCES, ["spice"]).not_run["spice"]
 
 
 def test_spider_is_the_mean(monkeypatch):
-    spice = (0.25, [0.5, 0.0, 0.25, 0.25, 0.25])
-    monkeypatch.setitem(caption_metrics.SCORERS, ("spice",), lambda captions: [spice])
+    spice = mean_of([0.5, 0.0, 0.25, 0.25, 0.25])
+    monkeypatch.setitem(caption_scorers.SCORERS, ("spice",), lambda captions: [spice])
     result = score(PREDICTIONS, REFERENCES, ["cider_d", "spider"], tokenizer="plain")
     assert result.scores["spider"] == pytest.approx((result.scores["cider_d"] + 0.25) / 2)
     assert result.per_clip["spider"][0] == pytest.approx((result.per_clip["cider_d"][0] + 0.5) / 2)
@@ -128,18 +129,6 @@ def test_cider_needs_two_clips():
     assert "two clips" in result.not_run["cider_d"] and result.scores["bleu_1"] == pytest.approx(1)
 
 
-def test_plain_tokenizer():
-    assert plain(["A Dog's bark, loud!  (twice)", "don't -- stop", "", "Über-laut"]) == [
-        *("a dog's bark loud twice", "don't stop", "", "über laut")
-    ]
-
-
-@needs_java
-def test_ptb_tokenizer_keeps_captions_apart():
-    captions = ["A dog's bark, loud!", "", "two\nlines\u2028and \x85 more", "...", "Glocke läutet"]
-    assert ptb(captions) == ["a dog 's bark loud", "", "two lines and more", "", "glocke läutet"]
-
-
 def test_nothing_is_printed(capfd):
     score(PREDICTIONS, REFERENCES, (*NO_JAVA, "spider"))
     assert capfd.readouterr() == ("", "")
@@ -148,7 +137,8 @@ def test_nothing_is_printed(capfd):
 @needs_java
 def test_java_starts_once_and_ends_with_the_interpreter():
     code = """
-from dlink_adapter.caption_metrics import _meteor_program, score
+from dlink_adapter.caption_metrics import score
+from dlink_adapter.caption_scorers import _meteor_program
 for _ in range(2):
     assert score(["a dog", "a cat"], [["a dog"], ["a cat"]], ["meteor"], tokenizer="plain").scores["meteor"]
 print(_meteor_program.cache_info().misses, _meteor_program().meteor_p.pid)

@@ -70,6 +70,15 @@ def test_clotho(tmp_path):
     assert clip == Clip("Água (2).wav", tmp_path / "Água (2).wav", list("abcde"))
 
 
+def test_the_columns_tell_the_layout(tmp_path):
+    head = "file_name," + ",".join(f"caption_{number}" for number in range(1, 6))
+    assert read_clips(write(tmp_path / "c.csv", head, "a.wav,a,b,c,d,e"))[0].captions == list("abcde")
+    table = write(tmp_path / "a.csv", "audiocap_id,youtube_id,start_time,caption", "1,aaa,10,one")
+    assert read_clips(table)[0].id == "aaa_10"
+    with pytest.raises(ValueError, match="no path in it"):
+        read_clips(table, "table")
+
+
 def test_a_folder_with_captions_beside_the_files(tmp_path):
     touch(tmp_path, "a/rain.WAV", "b.flac", "notes.md")
     write(tmp_path / "a/rain.txt", "rain falls", "", "wet")

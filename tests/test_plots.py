@@ -10,7 +10,15 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from dlink_adapter import plots
-from dlink_adapter.plots import plot_caption_scores, plot_clouds, plot_cosines, plot_depth, plot_tradeoff
+from dlink_adapter.plots import (
+    plot_caption_scores,
+    plot_clouds,
+    plot_comparison,
+    plot_cosines,
+    plot_depth,
+    plot_tradeoff,
+)
+from dlink_adapter.published import PUBLISHED, Measured
 
 SCORES = {
     "zero_shot": {
@@ -73,6 +81,22 @@ def test_caption_scores(tmp_path, drawn):
     values = [text.get_text() for text in zero_shot.texts]
     assert values == ["10.1", "", "64.2", "15.0", "20.0", "110.0", "20.0", "30.0", "170.0"]
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["raw", "mean shift", "bridge"]
+
+
+def test_comparison(tmp_path, drawn):
+    ours = [
+        Measured("bridge", "zero-shot", {"cider_d": 0.7, "spider": None}, clips=957),
+        Measured("raw", "supervised", {"cider_d": None}, clips=957),
+    ]
+    assert_is_picture(plot_comparison(tmp_path / "comparison.png", ours))
+    (axes,) = drawn[0].axes
+    labels = [tick.get_text() for tick in axes.get_yticklabels()]
+    for label, bar in zip(labels, axes.patches, strict=True):
+        measured = label == "bridge (zero-shot), measured on 957 clips"
+        assert measured != label.endswith("published") and bool(bar.get_hatch()) != measured
+    assert len(labels) == len(PUBLISHED) + 1 and "70.0" in [text.get_text() for text in axes.texts]
+    with pytest.raises(ValueError, match="none of the 2 rows that were measured here has spider"):
+        plot_comparison(tmp_path / "x.png", ours, "spider")
 
 
 def test_cosines(tmp_path, panels, drawn):

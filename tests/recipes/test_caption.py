@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from dlink_adapter import PairedEmbeddings
+from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.recipes import caption
 
 
@@ -53,3 +55,34 @@ def test_an_empty_file_is_named(demo_folder, tmp_path, capsys):
 def test_a_folder_without_a_captioner(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no captioner\.json"):
         caption.main(["a.wav"], model=tmp_path)
+
+
+def test_a_folder_stands_for_the_files_below_it(demo_folder, tmp_path, capsys):
+    (tmp_path / "clips/far").mkdir(parents=True)
+    clips = [write(tmp_path / "clips" / name, 1) for name in ("a.wav", "b.WAV", "far/c.flac")]
+    (tmp_path / "clips/notes.txt").touch()
+    (tmp_path / "clips/far/d.wav").write_text("not audio")
+    out = tmp_path / "new" / "said.jsonl"
+    assert caption.main([str(tmp_path / "clips")], model=demo_folder, out=out, batch_size=2) == 1
+    assert [json.loads(line)["clip"] for line in out.read_text().splitlines()] == clips
+    assert "d.wav" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no audio files"):
+        caption.main([str(tmp_path / "empty")], model=demo_folder)
+
+
+def test_paired_embeddings_go_by_their_ids(demo_folder, tmp_path):
+    folder, out = demo_folder / "embeddings" / "test", tmp_path / "said.jsonl"
+    assert caption.main([str(folder)], model=demo_folder, out=out, batch_size=4) == 0
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    pairs = PairedEmbeddings.open(folder)
+    assert [line["clip"] for line in said] == pairs.ids
+    assert [line["caption"] for line in said] == load_captioner(demo_folder).generate(pairs.audio)
+
+
+def test_embeddings_of_another_encoder_are_refused(demo_folder, tmp_path):
+    pairs = PairedEmbeddings.open(demo_folder / "embeddings" / "test").select([0, 1])
+    pairs.metadata["fingerprint"] = "another"
+    pairs.save(tmp_path / "pairs")
+    with pytest.raises(ValueError, match="these embeddings come from another"):
+        caption.main([str(tmp_path / "pairs")], model=demo_folder)

@@ -1,0 +1,38 @@
+"""Captions to words as caption metrics count them: `ptb`, which published figures use, and `plain`, without Java."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def ptb(captions: list[str]) -> list[str]:
+    """The Penn Treebank tokenizer of Stanford CoreNLP, lower case, without punctuation: words joined by a space."""
+    module = pycocoevalcap("tokenizer.ptbtokenizer")
+    jar = Path(module.__file__).with_name(module.STANFORD_CORENLP_3_4_1_JAR)
+    command = ["java", "-Dfile.encoding=UTF-8", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
+    # A line a caption: whatever else breaks lines for Java, U+2028 for one, would shift all that follow.
+    lines = "".join(" ".join(caption.split()) + "\n" for caption in captions)
+    run = subprocess.run([*command, "-preserveLines", "-lowerCase"], input=lines.encode(), capture_output=True)
+    found = run.stdout.decode().split("\n")[:-1]
+    if run.returncode or len(found) != len(captions):
+        raise RuntimeError(f"the PTB tokenizer failed, pass tokenizer='plain' to do without:\n{run.stderr.decode()}")
+    return [" ".join(word for word in line.split() if word not in module.PUNCTUATIONS) for line in found]
+
+
+def plain(captions: list[str]) -> list[str]:
+    """Lower case, runs of letters, digits and inner apostrophes: words joined by a space."""
+    return [" ".join(re.findall(r"\w+(?:'\w+)*", caption.lower())) for caption in captions]
+
+
+TOKENIZERS: dict[str, Callable[[list[str]], list[str]]] = {"ptb": ptb, "plain": plain}
+
+
+def pycocoevalcap(module: str) -> Any:
+    """One of its modules. Raises an ImportError that names the extra."""
+    try:
+        return import_module(f"pycocoevalcap.{module}")
+    except ImportError as error:
+        raise ImportError('caption metrics need pycocoevalcap: pip install "dlink-adapter[metrics]"') from error

@@ -1,0 +1,60 @@
+"""What `dlink evaluate` shows at the end: the scores as JSON, or as a table with intervals and differences."""
+
+import json
+from typing import Any
+
+from dlink_adapter.plots import METRIC_NAMES
+
+
+def as_json(results: dict[str, Any]) -> str:
+    """What scores.json holds."""
+    return json.dumps(results, indent=2, ensure_ascii=False)
+
+
+def table(results: dict[str, Any]) -> str:
+    """A line a metric: score and interval; with other predictions also theirs, the difference, its interval, and p."""
+    against, settings = results.get("against"), results["settings"]
+    lines = [*_facts(results), ""]
+    heading = f"{'metric':<9}{'score':>8}  {_percent(settings['level']) + ' interval':<18}"
+    lines.append(heading + (f"{'against':>8}{'difference':>12}  {'interval':<20}{'p':>7}" if against else ""))
+    for name, score in results["scores"].items():
+        if score is None:
+            lines.append(f"{METRIC_NAMES[name]:<9}{'-':>8}  not run: {results['not_run'][name]}")
+            continue
+        line = f"{METRIC_NAMES[name]:<9}{score:>8.4f}  {_ends(results['intervals'][name]):<18}"
+        if against:
+            found = against["differences"][name]
+            line += f"{against['scores'][name]:>8.4f}{found['difference']:>+12.4f}  "
+            line += f"{_ends(found['interval'], '+'):<20}{found['p']:>7.4f}"
+        lines.append(line)
+    lines += ["", f"Scores are raw: papers print them times 100. {settings['resamples']} resamples of the clips."]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _facts(results: dict[str, Any]) -> list[str]:
+    said, against = [results, results.get("against")], "against" in results
+    lines = [
+        f"{label:<14} {_clips(part['clips'])}" for label, part in zip(("clips", "against"), said, strict=True) if part
+    ]
+    lines.append(f"references     {results['captions_a_clip']:.2f} a clip")
+    words = [f"{part['vocabulary']} distinct, {part['mean_length']:.2f} a caption" for part in said if part]
+    lines.append(f"words          {' (against: '.join(words)}{')' * against}")
+    return [*lines, f"tokenizer      {results['tokenizer']}"]
+
+
+def _clips(counts: dict[str, int]) -> str:
+    parts = [f"{counts['scored']} scored of {counts['with_references']} with references"]
+    left_out = {
+        "without_prediction": "without a prediction",
+        "only_in_one": "without one in the other file",
+        "predictions_without_references": "predictions without references",
+    }
+    return "; ".join(parts + [f"{counts[name]} {text}" for name, text in left_out.items() if counts[name]])
+
+
+def _ends(interval: tuple[float, float], sign: str = "") -> str:
+    return " .. ".join(f"{end:{sign}.4f}" for end in interval)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
