@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with our habits: one loss curve whatever the number of processes, a log, a bar on a terminal."""
+"""`transformers.Trainer` with our habits: one loss curve for any number of processes, a log, a bar on a terminal."""
 
 import random
 import sys
@@ -193,7 +193,7 @@ def _trainer_class() -> Any:
 
 
 def _evenly_shared(rows: Any, collate: Any, arguments: Any) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """This process's batches of rows and whether they count: all processes have equally many, as sharded models need."""
+    """This process's batches and whether they count: all processes have equally many, as sharded models need."""
     own = range(arguments.process_index, len(rows), arguments.world_size)
     size = arguments.per_device_eval_batch_size
     seeded = Subset(_Stream(rows, len(rows), 0), own)

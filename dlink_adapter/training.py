@@ -178,7 +178,7 @@ class _Run:
         self.share = Share(accelerator.process_index, accelerator.num_processes)
         if config.batch_size % self.share.count or len(pairs) < self.share.count:
             raise ValueError(
-                f"{self.share.count} processes cannot share batches of {config.batch_size} of {len(pairs)} pairs equally"
+                f"{self.share.count} processes cannot share batches of {config.batch_size} equally ({len(pairs)} pairs)"
             )
         self.batch_size = min(config.batch_size, len(pairs) // self.share.count * self.share.count)
         self.log = LossLog(out) if out is not None and accelerator.is_main_process else None

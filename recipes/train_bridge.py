@@ -9,12 +9,11 @@ its card, and log.jsonl, the losses. A run that was stopped goes on when it is s
 batch: the losses are those of one process, however many there are.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dlink_adapter import BRIDGES, BridgeConfig, FitConfig, PairedEmbeddings
-from dlink_adapter.config import from_known
+from dlink_adapter.config import changed, from_known
 from dlink_adapter.fitting import fit_bridge
 from dlink_adapter.sharing import process_state
 
@@ -27,11 +26,6 @@ class BridgeSettings(BridgeConfig):
 
     def __post_init__(self) -> None:
         """They are checked when the width is known."""
-
-    def changed(self) -> dict[str, Any]:
-        """What is not left at its default."""
-        defaults = asdict(BridgeSettings())
-        return {name: value for name, value in asdict(self).items() if value != defaults[name]}
 
 
 def main(
@@ -59,7 +53,7 @@ def main(
     data = PairedEmbeddings.open(pairs)
     held_out = None if val is None else PairedEmbeddings.open(val)
     kind = BRIDGES[method]
-    model = kind(from_known(kind.config_class, {"dim": data.dim, **bridge.changed()}))
+    model = kind(from_known(kind.config_class, {"dim": data.dim, **changed(bridge, BridgeSettings())}))
     fit_bridge(model, data, val=held_out, config=fit, out=out)
     if process_state().is_main_process:
         print(f"{method} of dim {model.dim}, fitted on {data.clips} clips with {len(data)} captions: {out}")

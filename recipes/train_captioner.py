@@ -9,7 +9,7 @@ output folder holds the captioner and log.jsonl, the losses. A run that was stop
 and `accelerate launch -m dlink_adapter train-captioner ...` shares each batch among processes.
 """
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import torch
 from dlink_adapter import PairedEmbeddings, load_bridge
 from dlink_adapter.caption_training import CaptionRows, train_captioner
 from dlink_adapter.captioner import Captioner, CaptionerConfig
+from dlink_adapter.config import changed
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.integrations.precomputed import read_array
 from dlink_adapter.loss_log import LossLog
@@ -101,13 +102,10 @@ def _rows(
 def _captioner(bridge: Path | None, init: Path | None, config: CaptionerConfig, seed: int) -> Captioner:
     if init is not None:
         loaded = load_captioner(init)
-        new = {field.name for field in fields(config) if getattr(config, field.name) != field.default}
-        new.discard("base_model" if config.base_model == "" else "")
-        if wrong := sorted(new - set(OF_TRAINING)):
-            raise ValueError(
-                f"the captioner in {init} has its own {', '.join(wrong)}: leave them out, or leave out --init"
-            )
-        loaded.settings = replace(loaded.settings, **{name: getattr(config, name) for name in new})
+        new = changed(config, CaptionerConfig(""))
+        if fixed := sorted(set(new) - set(OF_TRAINING)):
+            raise ValueError(f"the captioner in {init} has its own {', '.join(fixed)}: leave that out, or --init")
+        loaded.settings = replace(loaded.settings, **new)
         if bridge is not None:
             loaded.bridge = load_bridge(bridge).requires_grad_(False).eval()
         return loaded
