@@ -78,7 +78,7 @@ class CaptionerConfig:
             (Nukrai et al., 2022) and C3, which take sqrt(0.016).
     """
 
-    base_model: str
+    base_model: str = ""
     prefix_tokens: int = 8
     hidden: int = 512
     before: str = ""

@@ -40,7 +40,7 @@ def main(
     bridge: Path | None = None,
     init: Path | None = None,
     val: Path | None = None,
-    captioner: CaptionerConfig = CaptionerConfig(""),
+    captioner: CaptionerConfig = CaptionerConfig(),
     training: TrainerConfig = TrainerConfig(save_every=500),
 ) -> None:
     """Train and save a captioner.
@@ -102,7 +102,7 @@ def _rows(
 def _captioner(bridge: Path | None, init: Path | None, config: CaptionerConfig, seed: int) -> Captioner:
     if init is not None:
         loaded = load_captioner(init)
-        new = changed(config, CaptionerConfig(""))
+        new = changed(config, CaptionerConfig())
         if fixed := sorted(set(new) - set(OF_TRAINING)):
             raise ValueError(f"the captioner in {init} has its own {', '.join(fixed)}: leave that out, or --init")
         loaded.settings = replace(loaded.settings, **new)
