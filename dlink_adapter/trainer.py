@@ -125,9 +125,7 @@ def _arguments(config: TrainerConfig, out: str | Path | None, validates: bool, s
     )
     parts = arguments.world_size * max(1, arguments.n_gpu) * config.gradient_accumulation
     if config.batch_size % parts:
-        raise ValueError(
-            f"batch_size is {config.batch_size}: it must be a multiple of the {parts} parts it is taken in"
-        )
+        raise ValueError(f"batch_size is {config.batch_size}: it must be a multiple of its {parts} parts")
     arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = config.batch_size // parts
     return arguments
 
