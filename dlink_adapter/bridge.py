@@ -14,6 +14,7 @@ from dlink_adapter.pretrained import PretrainedBridge
 from dlink_adapter.pseudo_audio import PseudoAudio
 from dlink_adapter.samplers import SAMPLERS, ladder
 from dlink_adapter.schedules import alpha_bars, timestep_of_cosine
+from dlink_adapter.sharing import ALONE, Draws, Share, normal
 from dlink_adapter.space import EmbeddingSpace
 
 
@@ -65,7 +66,7 @@ class DiffusionLink(PretrainedBridge):
         check_depth(depth, self.config.timesteps)
         return timestep_of_cosine(self.alpha_bars, depth) if isinstance(depth, float) else depth
 
-    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         x0, rungs = self.space.encode(x, modality), self._rungs
         if not rungs:
             raise ValueError("this bridge has no depth: fit calibrates it, or set BridgeConfig(depth=...)")
@@ -87,13 +88,13 @@ class DiffusionLink(PretrainedBridge):
         """What the network adds to: kernel ridge's text coordinates (..., dim) of clean ones, or zero without it."""
         return self.kernel(x0) if self.config.kernel else torch.zeros_like(x0)
 
-    def _noise(self, x0: Tensor, generator: Generator | None, samples: int | None) -> Tensor:
+    def _noise(self, x0: Tensor, generator: Draws, samples: int | None) -> Tensor:
         """(samples, ..., dim). In eval mode without a generator it is the same for every embedding, call and batch."""
         samples = self.config.samples if samples is None else samples
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         if self.training or generator is not None:
-            return torch.randn((samples, *x0.shape), dtype=x0.dtype, device=x0.device, generator=generator)
+            return normal((samples, *x0.shape), x0, generator)
         if samples > self.config.samples:
             raise ValueError(f"samples = {samples} is more than the {self.config.samples} fixed ones: give a generator")
         return self.fixed_noise[:samples].to(x0).reshape(samples, *[1] * (x0.ndim - 1), self.dim)
@@ -103,14 +104,21 @@ class DiffusionLink(PretrainedBridge):
         return self.denoiser(x, torch.full((*x.shape[:-1], 1), alpha_bar, device=x.device))
 
     def loss(
-        self, audio: Tensor, text: Tensor, *, estimate: Tensor | None = None, generator: Generator | None = None
+        self,
+        audio: Tensor,
+        text: Tensor,
+        *,
+        estimate: Tensor | None = None,
+        generator: Generator | None = None,
+        share: Share = ALONE,
     ) -> dict[str, Tensor]:
         """Training losses of paired embeddings, both (n, dim): `loss` and its parts (see `dlink_adapter.losses`).
 
         `estimate` (n, dim) replaces that of `audio`, where the kernel regression was fitted on these very pairs: the
         network has to correct the errors that it will meet, those on pairs that were left out.
         Audio and pseudo-audio of text (or text itself, as `config.pseudo_audio` says) are noised to their own random
-        depths with independent noise; both regress to the clean text.
+        depths with independent noise; both regress to the clean text. With a `share` these are the losses of the batch
+        that several processes hold in equal shares, with gradients through the own rows.
         Raises ValueError as `forward` does.
         """
         if audio.shape != text.shape or audio.ndim != 2 or audio.shape[-1] != self.dim:
@@ -121,14 +129,15 @@ class DiffusionLink(PretrainedBridge):
             self.check_values(audio)
             self.check_values(text)
         target = self.space.encode(text.float(), "text")
-        sent = self.pseudo_audio(target, generator) if self.config.pseudo_audio else target
+        sent = self.pseudo_audio(target, generator, share=share) if self.config.pseudo_audio else target
         clean = torch.stack([self.space.encode(audio.float()), sent])  # (2, n, dim)
         estimates = self.estimate(clean)
         if estimate is not None:
             estimates = torch.stack([estimate, estimates[1]])
-        level = self._random_levels(clean.shape[:-1], generator, clean.device)
-        noise = torch.randn(clean.shape, device=clean.device, generator=generator)
-        from_audio, from_text = estimates + self.denoiser(add_noise(clean, level, noise), level)
+        level = share.of(self._random_levels((2, len(audio) * share.count), generator, clean.device), dim=1)
+        noise = normal(clean.shape, clean, generator, share)
+        denoised = estimates + self.denoiser(add_noise(clean, level, noise), level)
+        from_audio, from_text, target = share.whole(torch.cat([denoised, target.unsqueeze(0)]), dim=1)
         parts = {
             "denoise_audio": denoising_loss(from_audio, target),
             "denoise_text": denoising_loss(from_text, target),
@@ -159,7 +168,7 @@ class DiffusionLink(PretrainedBridge):
         self.metadata["kernel"], left_out = self.kernel.fit(a, mean)
         return left_out.float()
 
-    def _random_levels(self, shape: torch.Size, generator: Generator | None, device: torch.device) -> Tensor:
+    def _random_levels(self, shape: tuple[int, int], generator: Generator | None, device: torch.device) -> Tensor:
         """alpha_bar at uniformly drawn timesteps 1 ... T: (*shape, 1)."""
         timestep = torch.randint(1, self.config.timesteps + 1, shape, generator=generator, device=device)
         return torch.tensor(self.alpha_bars, device=device)[timestep].unsqueeze(-1)

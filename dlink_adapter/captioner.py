@@ -13,10 +13,12 @@ import torch
 from einops import rearrange
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
+from torch.nn.functional import normalize
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.captioner_config import BRIDGE_FOLDER, PATHS, CaptionerConfig, write_captioner_config
 from dlink_adapter.pretrained import PretrainedBridge, push_saved
+from dlink_adapter.sharing import Draws, normal
 
 PROJECTOR_FILE, ADAPTER_FOLDER = "projector.safetensors", "adapter"
 CARD_FILE, CARD = (
@@ -63,6 +65,8 @@ class Captioner(nn.Module):
         config: the settings; `dlink_adapter.integrations.causal_lm` loads `llm` and `tokenizer` by them.
     """
 
+    accepts_loss_kwargs = True  # tells Trainer to count the tokens of a whole step
+
     def __init__(self, bridge: PretrainedBridge, llm: Any, tokenizer: Any, config: CaptionerConfig):
         super().__init__()
         if tokenizer.eos_token_id is None:
@@ -85,30 +89,53 @@ class Captioner(nn.Module):
             self.llm.state_dict()
         return self
 
-    def prefix(self, embedding: Tensor, is_text: Tensor, generator: Generator | None = None) -> Tensor:
+    def prefix(self, embedding: Tensor, is_text: Tensor, generator: Draws = None) -> Tensor:
         """Embeddings (n, dim), of captions where is_text (n,) and else of audio -> prefix tokens (n, k, width).
 
-        While training, the bridge draws new noise for every embedding, and captions scatter as audio does.
+        While training, embeddings are noised as the settings say, by the generator, or by one for each of them.
         """
         if self.training and generator is None:
             generator = Generator(embedding.device).manual_seed(int(torch.randint(2**62, ())))
         with torch.no_grad():
             bridged = torch.empty_like(embedding)
             for modality, rows in (("text", is_text), ("audio", ~is_text)):
-                bridged[rows] = self.bridge(embedding[rows], modality=modality, generator=generator)
+                drawn = generator if self.settings.fresh_noise or not self.training else None
+                if isinstance(drawn, list):
+                    drawn = [of_row for of_row, chosen in zip(drawn, rows.tolist(), strict=True) if chosen]
+                bridged[rows] = self.bridge(embedding[rows], modality=modality, generator=drawn)
+            if self.training and self.settings.noise:
+                noise = self.settings.noise * normal(bridged.shape, bridged, generator)
+                bridged = normalize(bridged + noise, dim=-1)
         prefix: Tensor = self.projector(bridged)
         return prefix
 
     def forward(
-        self, embedding: Tensor, is_text: Tensor, input_ids: Tensor, attention_mask: Tensor
+        self,
+        embedding: Tensor,
+        is_text: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor | None = None,
+        seed: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """The language-model loss of captions (n, length), right-padded, given embeddings (n, dim)."""
-        start = self._start(self.prefix(embedding, is_text))
+        """The language-model loss of captions (n, length), right-padded, given embeddings (n, dim).
+
+        Args:
+            labels: (n, length), `IGNORED` where a token does not count; by default every token counts that is seen.
+            seed: (n,) of the noise of each row, so that it does not depend on how rows are batched.
+            num_items_in_batch: the tokens of a step that these rows are a part of, by which its loss is divided.
+        """
+        seeds = None if seed is None else seed.tolist()
+        generators = seeds and [Generator(embedding.device).manual_seed(of_row) for of_row in seeds]
+        start = self._start(self.prefix(embedding, is_text, generators))
         embeds = torch.cat([start, self._embed(input_ids)], dim=1)
         seen = torch.cat([attention_mask.new_ones(start.shape[:2]), attention_mask], dim=1)
-        labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
+        if labels is None:
+            labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
+        share = 1 if num_items_in_batch is None else (labels != IGNORED).sum() / num_items_in_batch
         labels = torch.cat([labels.new_full(start.shape[:2], IGNORED), labels], dim=1)
-        return {"loss": self.llm(inputs_embeds=embeds, attention_mask=seen, labels=labels).loss}
+        return {"loss": self.llm(inputs_embeds=embeds, attention_mask=seen, labels=labels).loss * share}
 
     @torch.no_grad()
     def generate(

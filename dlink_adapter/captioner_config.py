@@ -38,9 +38,13 @@ class CaptionerConfig:
         max_caption_tokens: longer captions are cut in training, and generation stops there.
         encoder: name in `ENCODERS` of the frozen encoder, for captioning files.
         encoder_path: its hub id or folder.
+        fresh_noise: while training, the bridge draws noise of its own for each row and step, and captions scatter as
+            audio does; False trains on the fixed noise that it has in use.
+        noise: sigma, per dimension, of Gaussian noise on the bridged unit-norm embedding while training, as of CapDec
+            (Nukrai et al., 2022) and C3, which take sqrt(0.016).
     """
 
-    base_model: str
+    base_model: str = ""
     prefix_tokens: int = 8
     hidden: int = 512
     before: str = ""
@@ -55,6 +59,8 @@ class CaptionerConfig:
     max_caption_tokens: int = 64
     encoder: str = ""
     encoder_path: str = ""
+    fresh_noise: bool = True
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.tuning not in ("frozen", "lora", "full"):
@@ -65,6 +71,8 @@ class CaptionerConfig:
             raise ValueError("a quantised model cannot be tuned in full: use tuning lora or frozen")
         if min(self.prefix_tokens, self.hidden, self.max_caption_tokens) < 1:
             raise ValueError(f"prefix_tokens, hidden and max_caption_tokens must be at least 1: {self}")
+        if self.noise < 0:
+            raise ValueError(f"noise is {self.noise}: it must be at least 0")
 
 
 def write_captioner_config(folder: Path, config: CaptionerConfig) -> CaptionerConfig:

@@ -94,6 +94,11 @@ def from_known(cls: Any, values: dict[str, Any]) -> Any:
     return cls(**values)
 
 
+def changed(config: Any, default: Any) -> dict[str, Any]:
+    """What a dataclass has other than its default: what a user has set."""
+    return {name: value for name, value in asdict(config).items() if value != getattr(default, name)}
+
+
 def _require(valid: bool, config: BridgeConfig, name: str, rule: str) -> None:
     if not valid:
         raise ValueError(f"{name} is {getattr(config, name)!r}: it must be {rule}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dlink_adapter.config import BridgeConfig
+from dlink_adapter.sharing import SharedDropout
 
 
 class NoiseLevelEmbedding(nn.Module):
@@ -35,7 +36,7 @@ class ResidualMLP(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = nn.Linear(time_dim, 2 * dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), SharedDropout(dropout), nn.Linear(hidden, dim))
 
     def reset_parameters(self) -> None:
         """Start as the identity."""

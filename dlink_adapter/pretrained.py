@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Self
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.config import from_known
 from dlink_adapter.model_card import model_card
+from dlink_adapter.sharing import Draws
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 MODALITIES = ("audio", "text")
@@ -51,19 +52,20 @@ class PretrainedBridge(nn.Module):
         """Fit on pairs, both (n, dim)."""
         raise NotImplementedError(f"a {type(self).__name__} is fitted by dlink_adapter.fit(bridge, (audio, text))")
 
-    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         """float32 (..., dim) -> float32 (..., dim), unit norm."""
         raise NotImplementedError
 
     def forward(
-        self, x: Tensor, *, modality: str = "audio", generator: Generator | None = None, samples: int | None = None
+        self, x: Tensor, *, modality: str = "audio", generator: Draws = None, samples: int | None = None
     ) -> Tensor:
         """Embeddings (..., dim) of any norm -> unit-norm text-like embeddings (..., dim) of the same dtype and device.
 
         Args:
             x: the encoder's output. Any leading axes, none included; an empty batch is fine.
             modality: "audio" for the tower that is bridged (also where it sees images), "text" for captions.
-            generator: makes a stochastic bridge repeatable, bit for bit.
+            generator: makes a stochastic bridge repeatable, bit for bit; or one for each row of x (n, dim), so that
+                what becomes of a row does not depend on the rows beside it.
             samples: reconstructions to average; None takes the config's. Deterministic bridges ignore both.
 
         Raises:

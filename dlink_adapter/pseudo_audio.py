@@ -6,10 +6,11 @@ is the forward process of the text branch with noise of audio's own covariance i
 """
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from dlink_adapter.leave_one_out import ridge_by_leave_one_out
+from dlink_adapter.sharing import ALONE, Draws, Share, normal
 
 
 class PseudoAudio(nn.Module):
@@ -34,9 +35,8 @@ class PseudoAudio(nn.Module):
         self.spread.copy_(directions * variance.clamp_min(0).sqrt() @ directions.T)
         return {"strength": found.strength, "unexplained": round(found.error / audio.square().mean().item(), 4)}
 
-    def forward(self, text: Tensor, generator: Generator | None = None, *, noise: bool = True) -> Tensor:
+    def forward(self, text: Tensor, generator: Draws = None, *, noise: bool = True, share: Share = ALONE) -> Tensor:
         audio = text @ self.weight.to(text)
         if noise:
-            z = torch.randn(text.shape, dtype=text.dtype, device=text.device, generator=generator)
-            audio = audio + z @ self.spread.to(text)
+            audio = audio + normal(text.shape, text, generator, share) @ self.spread.to(text)
         return normalize(audio, dim=-1) * text.shape[-1] ** 0.5

@@ -8,14 +8,15 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
+
+from dlink_adapter.sharing import Draws, normal
 
 Denoise = Callable[[Tensor, float], Tensor]  # (x_t (..., dim), alpha_bar) -> x0 (..., dim)
-Sampler = Callable[[Denoise, Tensor, Sequence[float], Generator | None], Tensor]
+Sampler = Callable[[Denoise, Tensor, Sequence[float], Draws], Tensor]
 
 
-def ddim(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Generator | None = None) -> Tensor:
+def ddim(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Draws = None) -> Tensor:
     """Deterministic: keeps the noise it infers, with less of it at each rung (Song et al., 2021, eq. 12, eta 0)."""
     for level, next_level in pairwise(ladder):
         x0 = denoise(x, level)
@@ -24,18 +25,14 @@ def ddim(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Genera
     return x
 
 
-def ddpm(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Generator | None = None) -> Tensor:
+def ddpm(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Draws = None) -> Tensor:
     """Ancestral: draws from the posterior q(x_s | x_t, x0) at each rung (Ho et al., 2020, eq. 7)."""
     for level, next_level in pairwise(ladder):
         x0 = denoise(x, level)
         kept = level / next_level  # alpha of this step
         mean = (math.sqrt(next_level) * (1 - kept) * x0 + math.sqrt(kept) * (1 - next_level) * x) / (1 - level)
         spread = math.sqrt((1 - next_level) / (1 - level) * (1 - kept))
-        x = (
-            mean + spread * torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-            if spread
-            else mean
-        )
+        x = mean + spread * normal(x.shape, x, generator) if spread else mean
     return x
 
 

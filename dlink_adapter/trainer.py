@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with our habits: no reports, a bar on a terminal, the caller's random state kept."""
+"""`transformers.Trainer` with our habits: one loss curve for any number of processes, a log, a bar on a terminal."""
 
 import random
 import sys
@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, Subset
+
+from dlink_adapter.loss_log import LossLog
 
 
 @dataclass(frozen=True)
@@ -18,13 +21,18 @@ class TrainerConfig:
 
     Args:
         steps: optimiser steps.
-        batch_size: rows a step, on each process.
+        batch_size: rows a step, over all processes; it must be a multiple of their number times gradient_accumulation.
         lr: peak of the cosine schedule.
         warmup: share of the steps in which it rises.
         weight_decay: of AdamW.
         seed: of the order, the dropout and the noise.
         bf16: train in mixed precision.
-        save_every: steps between checkpoints, where there is a folder for them; 0 for none.
+        save_every: steps between checkpoints, where there is a folder for them, and between validations; 0 for none.
+        log_every: steps between lines of the log, each the mean loss since the one before.
+        gradient_accumulation: parts that a process takes its rows of a step in, where they do not fit at once.
+        deepspeed: JSON file of a DeepSpeed config, as `TrainingArguments` takes it.
+        fsdp: FSDP's options, such as "full_shard auto_wrap", as `TrainingArguments` takes them.
+        fsdp_config: JSON file of FSDP's settings, as `TrainingArguments` takes it.
     """
 
     steps: int = 1000
@@ -35,6 +43,15 @@ class TrainerConfig:
     seed: int = 0
     bf16: bool = False
     save_every: int = 0
+    log_every: int = 10
+    gradient_accumulation: int = 1
+    deepspeed: str | None = None
+    fsdp: str | None = None
+    fsdp_config: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size, self.log_every, self.gradient_accumulation) < 1 or self.save_every < 0:
+            raise ValueError(f"steps, batch_size, log_every and gradient_accumulation must be at least 1: {self}")
 
 
 def run_trainer(
@@ -43,24 +60,47 @@ def run_trainer(
     collate: Callable[[list[Any]], dict[str, Any]],
     config: TrainerConfig,
     *,
+    val: Any = None,
     out: str | Path | None = None,
     progress: bool = True,
 ) -> float:
     """Train a model whose forward returns a loss, in place; returns the mean loss.
 
     Args:
-        model: takes what `collate` makes of a list of rows.
-        rows: a map-style dataset.
-        out: folder for checkpoints; a run that was killed goes on from the last one.
+        model: takes what `collate` makes of a list of rows, `labels` among it.
+        rows: a map-style dataset of dicts; each is given a `seed` for what is drawn for it.
+        val: rows of the same kind to validate on; what is best there is kept in the end.
+        out: folder for checkpoints and the log; a run that was killed goes on from the last one.
+
+    Raises:
+        ValueError: a batch that the processes cannot share equally, `val` without checkpoints.
     """
-    from transformers import PrinterCallback, TrainingArguments
+    from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
-    show = progress and sys.stderr.isatty()
+    if val is not None and (out is None or not config.save_every):
+        raise ValueError(f"validation keeps the best checkpoint: give out= and save_every (it is {config.save_every})")
+    arguments = _arguments(config, out, val is not None, progress and sys.stderr.isatty())
+    with _random_state_kept():
+        stream = _Stream(rows, config.steps * config.batch_size, config.seed)
+        trainer = _trainer_class()(model, arguments, train_dataset=stream, eval_dataset=val, data_collator=collate)
+        trainer.remove_callback(PrinterCallback)
+        if out:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            trainer.add_callback(_log_callback(LossLog(out)))
+        last = get_last_checkpoint(str(out)) if out else None
+        return float(trainer.train(resume_from_checkpoint=last).training_loss)
+
+
+def _arguments(config: TrainerConfig, out: str | Path | None, validates: bool, show: bool) -> Any:
+    from transformers import TrainingArguments
+
+    sharded = {name: getattr(config, name) for name in ("deepspeed", "fsdp", "fsdp_config")}
     arguments = TrainingArguments(
         output_dir=str(out or "."),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        average_tokens_across_devices=True,
         learning_rate=config.lr,
         lr_scheduler_type="cosine",
         warmup_steps=round(config.warmup * config.steps),
@@ -69,35 +109,113 @@ def run_trainer(
         bf16=config.bf16,
         save_strategy="steps" if out and config.save_every else "no",
         save_steps=config.save_every or 500,
-        logging_strategy="no",
+        save_total_limit=2,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=config.save_every or 500,
+        load_best_model_at_end=validates,
+        logging_strategy="steps" if out else "no",
+        logging_steps=config.log_every,
         disable_tqdm=not show,
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        **{name: value for name, value in sharded.items() if value is not None},
     )
-    with _random_state_kept():
-        trainer = _trainer_class()(model, arguments, train_dataset=rows, data_collator=collate)
-        trainer.remove_callback(PrinterCallback)
-        last = get_last_checkpoint(str(out)) if out and Path(out).is_dir() else None
-        return float(trainer.train(resume_from_checkpoint=last).training_loss)
+    parts = arguments.world_size * max(1, arguments.n_gpu) * config.gradient_accumulation
+    if config.batch_size % parts:
+        raise ValueError(f"batch_size is {config.batch_size}: it must be a multiple of its {parts} parts")
+    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = config.batch_size // parts
+    return arguments
+
+
+class _Stream(Dataset[dict[str, Any]]):
+    """So many rows, epoch after epoch in an order of its own: a place in it says all, whoever takes it and when."""
+
+    def __init__(self, rows: Any, length: int, seed: int):
+        self.rows, self.length, self.seed = rows, length, seed
+        self.epoch, self.order = -1, torch.empty(0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        epoch, of_epoch = divmod(place, len(self.rows))
+        if epoch != self.epoch:
+            draw = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self.epoch, self.order = epoch, torch.randperm(len(self.rows), generator=draw)
+        return {**self.rows[int(self.order[of_epoch])], "seed": self.seed * 1_000_003 + place}
 
 
 def _trainer_class() -> Any:
-    """`Trainer` with checkpoints of what is trained: the rest is on disk, and tied weights are refused."""
+    """`Trainer` that takes the rows as they come, validates by the token, and keeps checkpoints of what is trained."""
     from safetensors.torch import load_file
     from transformers import Trainer
     from transformers.utils import SAFE_WEIGHTS_NAME
 
-    class CheckpointingTrainer(Trainer):
+    class OurTrainer(Trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+            return SequentialSampler(train_dataset or self.train_dataset)
+
+        @torch.no_grad()
+        def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+            """The mean loss of a token, which is the same however the rows are shared and batched."""
+            self.model.eval()
+            total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+            for batch, counts in _evenly_shared(self.eval_dataset, self.data_collator, self.args):
+                batch = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager():
+                    loss = self.model_wrapped(**batch)["loss"].double()
+                tokens = (batch["labels"] != -100).sum() * counts
+                total += torch.stack([loss * tokens, tokens.double()])
+            loss, tokens = self.accelerator.reduce(total, "sum").tolist()
+            metrics = {f"{metric_key_prefix}_loss": loss / tokens}
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            return metrics
+
         def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-            trained = {name: value.detach() for name, value in self.model.named_parameters() if value.requires_grad}
-            super()._save(output_dir, trained)
+            # The rest is on disk already, and tied weights are refused.
+            values = self.model.state_dict() if state_dict is None else state_dict
+            trained = [name for name, value in self.model.named_parameters() if value.requires_grad]
+            super()._save(output_dir, {name: values[name] for name in trained})
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
             self.model.load_state_dict(load_file(Path(resume_from_checkpoint, SAFE_WEIGHTS_NAME)), strict=False)
 
-    return CheckpointingTrainer
+        def _load_best_model(self) -> None:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    return OurTrainer
+
+
+def _evenly_shared(rows: Any, collate: Any, arguments: Any) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """This process's batches and whether they count: all processes have equally many, as sharded models need."""
+    own = range(arguments.process_index, len(rows), arguments.world_size)
+    size = arguments.per_device_eval_batch_size
+    seeded = Subset(_Stream(rows, len(rows), 0), own)
+    yield from ((batch, 1) for batch in DataLoader(seeded, size, collate_fn=collate))
+    most = range(0, len(rows), arguments.world_size)
+    for _ in range(-(-len(own) // size), -(-len(most) // size)):
+        yield collate([_Stream(rows, len(rows), 0)[0]]), 0
+
+
+def _log_callback(log: LossLog) -> Any:
+    from transformers import TrainerCallback
+
+    class Log(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                log.rewind(state.global_step)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            names = {"loss": "loss", "learning_rate": "lr", "eval_loss": "val_loss"}
+            values = {ours: logs[theirs] for theirs, ours in names.items() if theirs in logs}
+            if state.is_world_process_zero and values:
+                log.write(state.global_step, **values)
+
+    return Log()
 
 
 @contextmanager

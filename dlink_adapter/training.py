@@ -25,8 +25,11 @@ from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.calibrate import MAX_CLIPS, calibrate
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.gap import before_and_after, measure
+from dlink_adapter.loss_log import LossLog
+from dlink_adapter.pretrained import PretrainedBridge
+from dlink_adapter.sharing import Share, SharedDropout, process_state
 
-CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
 REGRESSION_CLIPS = 16384  # that closed forms are fitted on: more hardly help, and have to be held in memory
 Pairs = PairedEmbeddings | tuple[Tensor, Tensor]
 
@@ -37,7 +40,7 @@ class FitConfig:
 
     Args:
         steps: optimiser steps.
-        batch_size: pairs a step, over all processes.
+        batch_size: pairs a step, over all processes, whose number must divide it.
         lr: peak of the one-cycle schedule.
         weight_decay: of AdamW.
         ema_decay: of the average of the weights, which is what the fitted bridge keeps.
@@ -45,6 +48,7 @@ class FitConfig:
         seed: of the order, the noise, the dropout and the holdout.
         mixed_precision: "no", "bf16" or "fp16", as accelerate takes it; it touches the network's products alone.
         save_every: steps between checkpoints.
+        log_every: steps between lines of the log.
     """
 
     steps: int = 400
@@ -56,10 +60,11 @@ class FitConfig:
     seed: int = 0
     mixed_precision: str = "no"
     save_every: int = 500
+    log_every: int = 50
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.save_every < 1:
-            raise ValueError(f"steps, batch_size and save_every must be at least 1: {self}")
+        if min(self.steps, self.batch_size, self.save_every, self.log_every) < 1:
+            raise ValueError(f"steps, batch_size, save_every and log_every must be at least 1: {self}")
         if not 0 < self.holdout < 1 or not 0 <= self.ema_decay < 1:
             raise ValueError(f"holdout must be in (0, 1) and ema_decay in [0, 1): {self}")
 
@@ -75,6 +80,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train `link` in place on pairs, then choose its depth on validation pairs if its config has none.
 
+    Under `accelerate launch` or torchrun the processes share each batch, and the losses are those of one process.
+
     Args:
         link: a bridge; its space is fitted here too.
         pairs: `PairedEmbeddings`, or (audio, text) tensors, both (n, dim).
@@ -88,7 +95,8 @@ def fit(
         What was measured: the last losses, the calibration, the seconds.
 
     Raises:
-        ValueError: pairs of another width, too few pairs, a checkpoint of a run with other settings.
+        ValueError: pairs of another width, too few pairs, a batch that the processes cannot share equally, a checkpoint
+            of a run with other settings.
     """
     from accelerate import Accelerator
 
@@ -104,6 +112,7 @@ def fit(
             f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"
         )
     started = time.monotonic()
+    process_state()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     link.space.to(accelerator.device).fit(train.blocks("audio"), train.blocks("text"))
     link.to(accelerator.device)
@@ -114,7 +123,7 @@ def fit(
     link.metadata["training"] = {**asdict(config), "pairs": len(train), "clips": train.clips}
     link.eval()
     calibration = calibrate(link, held_out, next(iter(train.blocks("text"))))
-    link.metadata["gap_before_and_after"] = _gap(link, held_out)
+    link.metadata["gap_before_and_after"] = gap_left(link, held_out)
     if train is not given:  # means and closed forms take a second: in the end they are those of all pairs
         link.space.fit(given.blocks("audio"), given.blocks("text"))
         _Estimates(link, given, config.seed)
@@ -128,12 +137,12 @@ def fit(
 class _Objective(nn.Module):
     """The loss as a forward pass, which is what DDP wraps."""
 
-    def __init__(self, link: DiffusionLink):
+    def __init__(self, link: DiffusionLink, share: Share):
         super().__init__()
-        self.link = link
+        self.link, self.share = link, share
 
     def forward(self, audio: Tensor, text: Tensor, estimate: Tensor, generator: Generator) -> dict[str, Tensor]:
-        return self.link.loss(audio, text, estimate=estimate, generator=generator)
+        return self.link.loss(audio, text, estimate=estimate, generator=generator, share=self.share)
 
 
 class _Estimates:
@@ -166,14 +175,23 @@ class _Run:
         self.link, self.pairs, self.estimates = link, pairs, estimates
         self.config, self.accelerator, self.out = config, accelerator, out
         self.step, self.order = 0, torch.empty(0, dtype=torch.long)  # the order of the pairs in this epoch
-        self.batch_size = min(config.batch_size, len(pairs))
+        self.share = Share(accelerator.process_index, accelerator.num_processes)
+        if config.batch_size % self.share.count or len(pairs) < self.share.count:
+            raise ValueError(
+                f"{self.share.count} processes cannot share batches of {config.batch_size} equally ({len(pairs)} pairs)"
+            )
+        self.batch_size = min(config.batch_size, len(pairs) // self.share.count * self.share.count)
+        self.log = LossLog(out) if out is not None and accelerator.is_main_process else None
         with _seeded(config.seed):
             link.denoiser.reset_parameters()
         parameters = list(link.denoiser.parameters())
         optimizer = AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
         self.schedule = OneCycleLR(optimizer, config.lr, total_steps=config.steps + 1, pct_start=0.1)
         self.average = AveragedModel(link.denoiser, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        self.objective, self.optimizer = accelerator.prepare(_Objective(link), optimizer)
+        for module in link.denoiser.modules():
+            if isinstance(module, SharedDropout):
+                module.share = self.share
+        self.objective, self.optimizer = accelerator.prepare(_Objective(link, self.share), optimizer)
         self.average.to(accelerator.device)
         self._resume()
 
@@ -186,10 +204,11 @@ class _Run:
             while self.step < self.config.steps:
                 parts = self._take_step()
                 bar.update()
-                if self.step % 50 == 0 or self.step == self.config.steps:
+                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                     losses = {name: value.item() for name, value in parts.items()}
                     bar.set_postfix(loss=f"{losses['loss']:.3f}")
-                    self._log(losses)
+                    if self.log is not None:
+                        self.log.write(self.step, lr=self.schedule.get_last_lr()[0], **losses)
                 if self.step % self.config.save_every == 0 and self.step < self.config.steps:
                     self._save()
         self.link.denoiser.load_state_dict(self.average.module.state_dict())
@@ -200,11 +219,12 @@ class _Run:
         batch = self._batch()
         pairs = self.pairs.__getitems__(batch.tolist())
         audio, text = (torch.stack(rows).to(device) for rows in zip(*pairs, strict=True))
-        generator = Generator(device).manual_seed(seed * 64 + self.accelerator.process_index)
+        generator = Generator(device).manual_seed(seed * 64)
         with _seeded(seed):
             parts: dict[str, Tensor] = self.objective(audio, text, self.estimates(batch, audio), generator)
             self.optimizer.zero_grad()
-            self.accelerator.backward(parts["loss"])
+            # Each process has the gradients of its own rows of the one loss: their sum counts, not the average.
+            self.accelerator.backward(parts["loss"] * self.share.count)
         self.accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
@@ -220,13 +240,7 @@ class _Run:
             draw = Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
             self.order = torch.randperm(len(self.pairs), generator=draw)
         batch = self.order[place * self.batch_size : (place + 1) * self.batch_size]
-        return batch[self.accelerator.process_index :: self.accelerator.num_processes]
-
-    def _log(self, losses: dict[str, float]) -> None:
-        if self.out is None or not self.accelerator.is_main_process:
-            return
-        with Path(self.out, LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step, "lr": self.schedule.get_last_lr()[0], **losses}) + "\n")
+        return self.share.of(batch, dim=0)
 
     def _save(self) -> None:
         if self.out is None or not self.accelerator.is_main_process:
@@ -242,17 +256,19 @@ class _Run:
 
     def _identity(self) -> str:
         """What must be equal for a checkpoint to be this run's."""
-        return json.dumps(
-            [self.link.config.to_dict(), asdict(self.config), len(self.pairs), self.accelerator.num_processes]
-        )
+        return json.dumps([self.link.config.to_dict(), asdict(self.config), len(self.pairs), self.batch_size])
 
     def _resume(self) -> None:
         if self.out is None:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / CHECKPOINT
-        if not path.is_file():
-            return
+        if path.is_file():
+            self._load(path)
+        if self.log is not None:
+            self.log.rewind(self.step)
+
+    def _load(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             if file.metadata()["run"] != self._identity():
                 raise ValueError(
@@ -272,11 +288,11 @@ class _Run:
 
 
 @torch.no_grad()
-def _gap(link: DiffusionLink, pairs: PairedEmbeddings) -> dict[str, list[float]]:
-    """The modality gap on held-out pairs, as many as are calibrated on, before and after the bridge."""
+def gap_left(bridge: PretrainedBridge, pairs: PairedEmbeddings) -> dict[str, list[float]]:
+    """The modality gap on held-out pairs, as many as are calibrated on, before and after a bridge."""
     pairs = pairs.select(range(min(pairs.clips, MAX_CLIPS)))
     audio, text = pairs.audio.cpu(), pairs.text.cpu()
-    bridged = link(audio.to(link.space.text_mean.device)).cpu()
+    bridged = bridge(audio.to(next(bridge.buffers()).device)).cpu()
     return before_and_after(measure(audio, text, pairs.clip), measure(bridged, text, pairs.clip))
 
 

@@ -25,7 +25,7 @@ from dlink_adapter import BRIDGES, DiffusionLink, FitConfig, PairedEmbeddings, f
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.baselines.closed_form import ClosedFormBridge
 from dlink_adapter.caption_training import train_captioner
-from dlink_adapter.captioner import CaptionerConfig
+from dlink_adapter.captioner_config import CaptionerConfig
 from dlink_adapter.gap import before_and_after, measure
 from dlink_adapter.integrations.causal_lm import new_captioner
 from dlink_adapter.integrations.transformers_clap import ClapEncoder

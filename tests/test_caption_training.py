@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dlink_adapter.caption_training import CaptionRows, train_captioner
-from dlink_adapter.captioner import CaptionerConfig
+from dlink_adapter.captioner_config import CaptionerConfig
 from dlink_adapter.integrations.causal_lm import new_captioner
 from dlink_adapter.trainer import TrainerConfig
 
@@ -98,7 +98,10 @@ def test_a_run_goes_on_from_its_checkpoint(llama, link, captions, x, tmp_path, s
 def test_what_does_not_fit(captioner, captions, x):
     with pytest.raises(ValueError, match=r"give text= .*, audio= .*, or both"):
         train_captioner(captioner, captions, progress=False)
-    with pytest.raises(ValueError, match=f"10 embeddings, 10 flags and {len(captions)} captions do not match"):
+    with pytest.raises(ValueError, match=f"10 embeddings and {len(captions)} captions do not match"):
         train_captioner(captioner, captions, text=x[:10], progress=False)
-    with pytest.raises(ValueError, match="3 embeddings, 2 flags and 1 captions"):
-        CaptionRows(x[:3], torch.tensor([True, False]), [[1]])
+    with pytest.raises(ValueError, match="validation keeps the best checkpoint: give out= and save_every"):
+        train_captioner(captioner, captions, text=x, val=CaptionRows(captions, text=x), progress=False)
+    with pytest.raises(ValueError, match="batch_size is 10: it must be a multiple of its 3 parts"):
+        config = TrainerConfig(steps=1, batch_size=10, gradient_accumulation=3)
+        train_captioner(captioner, captions, text=x, config=config, progress=False)

@@ -19,8 +19,9 @@ from dlink_adapter.baselines.mean_shift import MeanShift
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.config import BridgeConfig
 from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.loss_log import LOG
 from dlink_adapter.space import unit_mean
-from dlink_adapter.training import CHECKPOINT, LOG, FitConfig, fit
+from dlink_adapter.training import CHECKPOINT, FitConfig, fit
 
 BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4, landmarks=64)
 SHORT = FitConfig(steps=130, batch_size=32, save_every=30)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
@@ -22,6 +22,7 @@ from tqdm.auto import trange
 from dlink_adapter.bridge import add_noise, mirrored_noise
 from dlink_adapter.pretrained import PretrainedBridge
 from dlink_adapter.schedules import alpha_bars
+from dlink_adapter.sharing import Draws, normal
 from dlink_adapter.space import EmbeddingSpace
 
 PACKAGE = "denoising_diffusion_pytorch"
@@ -140,7 +141,7 @@ class DiffusionBridge(PretrainedBridge):
         x0: Tensor = self.denoiser(self._at_radius(x).unsqueeze(1), timestep - 1).squeeze(1)
         return x0
 
-    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         state = self._scaled(x, modality).reshape(-1, self.dim)
         start = self.config.audio_start
         if modality == "text":
@@ -162,9 +163,9 @@ class DiffusionBridge(PretrainedBridge):
     def _at_radius(self, x: Tensor) -> Tensor:
         return self.config.radius * normalize(x, dim=-1)
 
-    def _noise(self, x: Tensor, generator: Generator | None) -> Tensor:
+    def _noise(self, x: Tensor, generator: Draws) -> Tensor:
         if self.training or generator is not None:
-            return torch.randn(x.shape, device=x.device, generator=generator)
+            return normal(x.shape, x, generator)
         return self.fixed_noise.to(x).expand_as(x)
 
 

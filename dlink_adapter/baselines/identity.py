@@ -1,9 +1,10 @@
 """No bridge: the raw swap of an audio embedding for a text embedding."""
 
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge
+from dlink_adapter.sharing import Draws
 
 
 class Identity(ClosedFormBridge):
@@ -15,5 +16,5 @@ class Identity(ClosedFormBridge):
     def is_fitted(self) -> bool:
         return True
 
-    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         return normalize(x, dim=-1)

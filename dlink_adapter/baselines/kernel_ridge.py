@@ -1,10 +1,11 @@
 """Kernel ridge regression from centred audio to centred text, everything chosen by leave-one-out error."""
 
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge, ClosedFormConfig
 from dlink_adapter.kernel_regression import KernelRegression
+from dlink_adapter.sharing import Draws
 
 
 class KernelRidge(ClosedFormBridge):
@@ -21,7 +22,7 @@ class KernelRidge(ClosedFormBridge):
         settings, _ = self.regression.fit(*self.clip_coordinates(audio, text))
         self.metadata |= settings
 
-    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         if modality == "text":
             return normalize(x, dim=-1)
         return self.space.decode(self.regression(self.space.encode(x)))

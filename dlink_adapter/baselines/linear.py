@@ -1,10 +1,11 @@
 """What the linear bridges share: one matrix between the centred clouds."""
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge, ClosedFormConfig
+from dlink_adapter.sharing import Draws
 
 
 class LinearBridge(ClosedFormBridge):
@@ -24,7 +25,7 @@ class LinearBridge(ClosedFormBridge):
         """W of coordinates (clips, dim) in float64."""
         raise NotImplementedError
 
-    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         if modality == "text":
             return normalize(x, dim=-1)
         return self.space.decode(self.space.encode(x) @ self.weight.to(x))

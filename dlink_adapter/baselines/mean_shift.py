@@ -1,9 +1,10 @@
 """Mean shift: the constant part of the modality gap taken out (C3, Zhang et al., ICLR 2024, as a bridge)."""
 
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge
+from dlink_adapter.sharing import Draws
 
 
 class MeanShift(ClosedFormBridge):
@@ -11,6 +12,6 @@ class MeanShift(ClosedFormBridge):
 
     name = "mean_shift"
 
-    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         x = normalize(x, dim=-1)
         return x if modality == "text" else normalize(x - self.space.audio_mean + self.space.text_mean, dim=-1)

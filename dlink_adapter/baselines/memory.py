@@ -1,10 +1,11 @@
 """Projection decoding: an average of the training captions, the closest counting most (DeCap, Li et al., ICLR 2023)."""
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge, ClosedFormConfig, clip_runs
+from dlink_adapter.sharing import Draws
 
 TEMPERATURES = (0.005, 0.01, 0.02, 0.05, 0.1)  # .01 is DeCap's
 BLOCK_ROWS = 16384  # captions that are looked at together
@@ -46,7 +47,7 @@ class Memory(ClosedFormBridge):
         self.metadata["temperature"] = best = max(cosines, key=cosines.__getitem__)
         self.temperature.fill_(best)
 
-    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         x = normalize(x, dim=-1)
         if modality == "text":
             return x

@@ -1,10 +1,11 @@
 """ReAlign: mean and spread of audio brought to those of text, from unpaired statistics (ReVision, arXiv 2602.07026)."""
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge, ClosedFormConfig
+from dlink_adapter.sharing import Draws
 from dlink_adapter.space import unit_mean
 
 
@@ -29,7 +30,7 @@ class ReAlign(ClosedFormBridge):
         self.scale.copy_((_trace(text) / _trace(audio)).sqrt())
         self.drift.copy_(unit_mean(self._affine(normalize(audio.double(), dim=-1))) - self.space.text_mean)
 
-    def bridge(self, x: Tensor, modality: str, generator: Generator | None, samples: int | None) -> Tensor:
+    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         x = normalize(x, dim=-1)
         return x if modality == "text" else normalize(normalize(self._affine(x), dim=-1) - self.drift.to(x), dim=-1)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dlink_adapter.baselines.identity import Identity
-from dlink_adapter.captioner import CaptionerConfig
+from dlink_adapter.captioner_config import CaptionerConfig
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.causal_lm import new_captioner

@@ -1,0 +1,31 @@
+"""log.jsonl: a line for every so many steps of a training, the same whether the run was killed in between or not."""
+
+import json
+from pathlib import Path
+
+from dlink_adapter.atomic import write_atomically
+
+LOG = "log.jsonl"
+
+
+class LossLog:
+    """The log of a training in a folder."""
+
+    def __init__(self, folder: str | Path):
+        self.path = Path(folder, LOG)
+
+    def rewind(self, step: int) -> None:
+        """Take back what a run that was killed wrote after `step`, which is where it goes on."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            complete = (line for line in lines if line.endswith("\n"))
+            write_atomically(self.path, "".join(line for line in complete if json.loads(line)["step"] <= step))
+
+    def write(self, step: int, **values: float) -> None:
+        """Add a line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def read(self) -> list[dict[str, float]]:
+        """All lines."""
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]

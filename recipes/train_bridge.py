@@ -1,0 +1,61 @@
+"""Fit a bridge on paired embeddings: the diffusion bridge, or any of the methods beside it.
+
+dlink train-bridge --pairs pairs --out bridge
+dlink train-bridge --pairs pairs --val val --out ridge --method ridge
+accelerate launch --num_processes 2 --cpu -m dlink_adapter train-bridge --pairs pairs --out bridge
+
+The output folder holds the bridge, with the encoder's fingerprint and the gap before and after in its config.json and
+its card, and log.jsonl, the losses. A run that was stopped goes on when it is started again. Processes share each
+batch: the losses are those of one process, however many there are.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlink_adapter import BRIDGES, BridgeConfig, FitConfig, PairedEmbeddings
+from dlink_adapter.config import changed, from_known
+from dlink_adapter.fitting import fit_bridge
+from dlink_adapter.sharing import process_state
+
+
+@dataclass(frozen=True)
+class BridgeSettings(BridgeConfig):
+    """The settings of the bridge, `BridgeConfig`; of other methods those that they know. dim is that of the pairs."""
+
+    dim: int = 0
+
+    def __post_init__(self) -> None:
+        """They are checked when the width is known."""
+
+
+def main(
+    *,
+    pairs: Path,
+    out: Path,
+    val: Path | None = None,
+    method: str = "diffusion_link",
+    bridge: BridgeSettings = BridgeSettings(),
+    fit: FitConfig = FitConfig(),
+) -> None:
+    """Fit and save a bridge.
+
+    Args:
+        pairs: folder of PairedEmbeddings to fit on.
+        out: folder for the bridge.
+        val: folder of PairedEmbeddings to calibrate on and to measure the gap on; without it, a share of the clips of
+            `pairs` is held out for that.
+        method: name of a bridge.
+        bridge: settings of the method.
+        fit: settings of the training; batch_size is over all processes.
+    """
+    if method not in BRIDGES:
+        raise ValueError(f"unknown method {method!r}; known: {', '.join(BRIDGES)}")
+    data = PairedEmbeddings.open(pairs)
+    held_out = None if val is None else PairedEmbeddings.open(val)
+    kind = BRIDGES[method]
+    model = kind(from_known(kind.config_class, {"dim": data.dim, **changed(bridge, BridgeSettings())}))
+    fit_bridge(model, data, val=held_out, config=fit, out=out)
+    if process_state().is_main_process:
+        print(f"{method} of dim {model.dim}, fitted on {data.clips} clips with {len(data)} captions: {out}")
+        for name, (before, after) in model.metadata["gap_before_and_after"].items():
+            print(f"{name:<18} {before:>8.4f} before {after:>8.4f} after")

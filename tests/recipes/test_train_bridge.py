@@ -1,0 +1,78 @@
+"""`dlink train-bridge`: every method, and one loss curve for one process and for two."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dlink_adapter.baselines import load_bridge
+from dlink_adapter.cli import main as dlink
+from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.gap import measure
+from dlink_adapter.loss_log import LossLog
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "dlink_adapter"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, pairs):
+    """Pairs of width 16, two captions a clip, and the last clips of them to validate on."""
+    audio, text = (rows[:, :16] for rows in pairs)
+    folder, metadata = tmp_path_factory.mktemp("pairs"), {"fingerprint": "clap-1"}
+    for name, clips in (("pairs", range(200)), ("val", range(200, 240))):
+        captions = [[f"sound {clip}", f"noise {clip}"] for clip in clips]
+        rows = text[clips.start : clips.stop]
+        twice = torch.stack([rows, rows + 0.1 * rows.flip(0)], dim=1).flatten(0, 1)
+        PairedEmbeddings.write(folder / name, audio[clips.start : clips.stop], twice, captions, metadata=metadata)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["raw", "mean_shift", "ridge", "diffusion_link", "regression"])
+@pytest.mark.parametrize("validated", [False, True])
+def test_every_kind(folder, tmp_path, method, validated, capsys):
+    settings = ["--fit.steps", "3", "--bridge.blocks", "2"] if method in ("diffusion_link", "regression") else []
+    val = ["--val", str(folder / "val")] if validated else []
+    out = tmp_path / "out"
+    command = ["train-bridge", "--pairs", str(folder / "pairs"), "--out", str(out), "--method", method]
+    assert dlink([*command, *settings, *val]) == 0
+    bridge = load_bridge(out)
+    assert bridge.name == method and bridge.dim == 16 and bridge.metadata["fingerprint"] == "clap-1"
+    if settings:
+        assert bridge.config.blocks == 2 and bridge.config.kernel == (method == "diffusion_link")
+    before, after = bridge.metadata["gap_before_and_after"]["rmg"]
+    assert f"{before:>8.4f} before {after:>8.4f} after" in capsys.readouterr().out
+    if validated:
+        held_out = PairedEmbeddings.open(folder / "val")
+        assert after == pytest.approx(measure(bridge(held_out.audio), held_out.text, held_out.clip)["rmg"], abs=1e-4)
+
+
+def test_what_it_does_not_know(folder, tmp_path, capsys):
+    command = ["train-bridge", "--pairs", str(folder / "pairs"), "--out", str(tmp_path)]
+    assert dlink([*command, "--method", "bridge"]) == 1
+    assert "unknown method 'bridge'; known: raw, mean_shift" in capsys.readouterr().err
+    assert dlink([*command, "--method", "ridge", "--bridge.dropout", "0"]) == 1
+    assert "unknown ClosedFormConfig key dropout; known: dim" in capsys.readouterr().err
+    assert dlink([*command, "--bridge.dim", "8"]) == 1
+    assert "the bridge has dim 8, the pairs have dim 16" in capsys.readouterr().err
+
+
+def test_two_processes_have_the_losses_of_one(folder, tmp_path):
+    options = [
+        *("train-bridge", "--pairs", folder / "pairs", "--fit.steps", "50", "--fit.batch_size", "32"),
+        *("--fit.log_every", "1", "--bridge.dropout", "0.4", "--bridge.kernel", "false", "--out"),
+    ]
+    assert dlink([str(part) for part in (*options, tmp_path / "one")]) == 0
+    launched = [str(part) for part in (*LAUNCH, *options, tmp_path / "two")]
+    run = subprocess.run(launched, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("fitted on") == 1
+    one, two = (LossLog(tmp_path / name).read() for name in ("one", "two"))
+    assert len(one) == len(two) == 50 and one[-1]["denoise_audio"] < 0.9 * one[0]["denoise_audio"]
+    for ours, theirs in zip(one, two, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-4)
+    weights = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+    assert json.loads((tmp_path / "two" / "config.json").read_text())["metadata"]["fingerprint"] == "clap-1"

@@ -1,0 +1,163 @@
+"""`dlink train-captioner`: its conditions, its stages, a kill, and one loss curve for one process and for two."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dlink_adapter.captioner import CaptionerConfig, read_captioner_config
+from dlink_adapter.cli import main as dlink
+from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.integrations.causal_lm import load_captioner
+from dlink_adapter.loss_log import LossLog
+from dlink_adapter.recipes import train_captioner
+from dlink_adapter.trainer import TrainerConfig
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "dlink_adapter"]
+TINY = TrainerConfig(steps=6, batch_size=8, lr=5e-3, save_every=2, log_every=1)
+
+
+@pytest.fixture
+def folder(tmp_path, captions, make_link):
+    """A bridge, pairs of two captions a clip, and some of the captions with their embeddings alone."""
+    draw = torch.Generator().manual_seed(0)
+    link, text = make_link(), torch.randn(len(captions), 16, generator=draw)
+    link.metadata["fingerprint"] = "clap-1"
+    link.save_pretrained(tmp_path / "bridge")
+    by_clip = [captions[row : row + 2] for row in range(0, len(captions), 2)]
+    audio = text[::2] + torch.randn(len(by_clip), 16, generator=draw)
+    PairedEmbeddings.write(tmp_path / "pairs", audio, text, by_clip, metadata={"fingerprint": "clap-1"})
+    np.save(tmp_path / "text.npy", text.numpy())
+    (tmp_path / "text.txt").write_text("\n".join(captions) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def config(llama):
+    return CaptionerConfig(str(llama), prefix_tokens=2, hidden=32)
+
+
+def train(folder, config, out, condition="text", training=TINY, **options):
+    given = {"pairs": folder / "pairs", "bridge": folder / "bridge", **options}
+    train_captioner.main(out=folder / out, condition=condition, captioner=config, training=training, **given)
+    return LossLog(folder / out).read()
+
+
+def weights(folder):
+    return {
+        **load_file(folder / "projector.safetensors"),
+        **load_file(folder / "adapter" / "adapter_model.safetensors"),
+    }
+
+
+def test_text_then_audio(folder, config, captions, capsys):
+    log = train(folder, config, "zero-shot", val=folder / "pairs")
+    assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    validated = [line["val_loss"] for line in log if "val_loss" in line]
+    assert len(validated) == 3 and f"best validation loss {min(validated):.4f}" in capsys.readouterr().out
+    assert not list((folder / "zero-shot").glob("checkpoint-*"))
+    assert read_captioner_config(folder / "zero-shot").base_model == config.base_model
+    train(folder, CaptionerConfig(noise=0.1), "supervised", "audio", init=folder / "zero-shot", bridge=None)
+    assert read_captioner_config(folder / "supervised").noise == 0.1
+    assert any(
+        not torch.equal(value, weights(folder / "supervised")[name])
+        for name, value in weights(folder / "zero-shot").items()
+    )
+    train(folder, config, "zero-shot", val=folder / "pairs")
+    assert "done before" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="run with other settings"):
+        train(folder, config, "zero-shot", "text+audio", val=folder / "pairs")
+
+
+def test_text_alone_never_reads_audio(folder, config, captions):
+    """The audio of these pairs is changed, and nothing else is; text files are the same again."""
+    pairs = PairedEmbeddings.open(folder / "pairs")
+    PairedEmbeddings.write(folder / "deaf", -pairs.audio, pairs.text, pairs.captions, metadata=pairs.metadata)
+    whole = train(folder, config, "whole", val=folder / "pairs")
+    assert train(folder, config, "other", pairs=folder / "deaf", val=folder / "deaf") == whole
+    files = {"pairs": None, "text_embeddings": folder / "text.npy", "captions": folder / "text.txt"}
+    assert train(folder, config, "files", val=folder / "pairs", **files) == whole
+    assert train(folder, config, "heard", "audio", val=folder / "pairs") != whole
+
+
+def test_the_best_on_the_validation_rows_is_kept(folder, config):
+    """A learning rate that destroys what it has learned: the last weights are not the best ones."""
+    log = train(folder, config, "out", training=replace(TINY, lr=10.0, warmup=0.8), val=folder / "pairs")
+    validated = {line["step"]: line["val_loss"] for line in log if "val_loss" in line}
+    best = min(validated, key=validated.get)
+    assert best < 6
+    captioner = load_captioner(folder / "out")
+    rows = train_captioner._rows("text", folder / "pairs", None, None)[0]
+    ids = [torch.tensor(of_row) for of_row in captioner.tokenize([rows[i]["caption"] for i in range(len(rows))])]
+    losses, tokens = [], [len(of_row) for of_row in ids]
+    with torch.no_grad():
+        for i, of_row in enumerate(ids):
+            seen = torch.ones(1, len(of_row), dtype=torch.long)
+            row = rows[i]["embedding"].unsqueeze(0), torch.tensor([True]), of_row.unsqueeze(0), seen
+            losses.append(captioner(*row)["loss"].item())
+    assert np.average(losses, weights=tokens) == pytest.approx(validated[best], rel=1e-4)
+
+
+def test_noise(folder, config):
+    """Fresh noise, fixed noise and Gaussian noise on top: three different first losses, each the same again."""
+    settings = {"fresh": config, "fixed": replace(config, fresh_noise=False), "noisy": replace(config, noise=0.5)}
+    first = {name: train(folder, of, name)[0]["loss"] for name, of in settings.items()}
+    again = {name: train(folder, of, name + "2")[0]["loss"] for name, of in settings.items()}
+    assert first == again and len(set(first.values())) == 3
+
+
+def test_a_killed_run_ends_with_the_same_bits(folder, config, monkeypatch):
+    log = train(folder, config, "whole", val=folder / "pairs")
+    calls, forward = [], train_captioner.Captioner.forward
+
+    def dying(self, *args, **kwargs):
+        calls.append(self.training)
+        if calls.count(True) == 6:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(train_captioner.Captioner, "forward", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, config, "killed", val=folder / "pairs")
+    monkeypatch.setattr(train_captioner.Captioner, "forward", forward)
+    assert len(LossLog(folder / "killed").read()) == 7  # five losses, two validations
+    assert train(folder, config, "killed", val=folder / "pairs") == log
+    assert all(
+        torch.equal(value, weights(folder / "killed")[name]) for name, value in weights(folder / "whole").items()
+    )
+
+
+def test_two_processes_have_the_losses_of_one(folder, config, llama):
+    options = [
+        *("train-captioner", "--pairs", folder / "pairs", "--bridge", folder / "bridge", "--condition", "text+audio"),
+        *("--val", folder / "pairs", "--captioner.base_model", llama, "--captioner.lora_dropout", "0"),
+        *("--captioner.noise", "0.1", "--training.steps", "50", "--training.batch_size", "20"),
+        *("--training.log_every", "1", "--training.save_every", "25", "--out"),
+    ]
+    assert dlink([str(part) for part in (*options, folder / "one")]) == 0
+    launched = [*LAUNCH, *options, folder / "two", "--training.gradient_accumulation", "2"]
+    run = subprocess.run([str(part) for part in launched], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("mean loss") == 1
+    one, two = (LossLog(folder / name).read() for name in ("one", "two"))
+    assert len(one) == len(two) == 52
+    for ours, theirs in zip(one, two, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-4)
+
+
+def test_what_does_not_fit(folder, config):
+    with pytest.raises(ValueError, match="give either --pairs DIR, or both --text_embeddings FILE and --captions FILE"):
+        train(folder, config, "out", text_embeddings=folder / "text.npy", captions=folder / "text.txt")
+    files = {"pairs": None, "text_embeddings": folder / "text.npy", "captions": folder / "text.txt"}
+    with pytest.raises(ValueError, match="has no audio: condition audio needs --pairs"):
+        train(folder, config, "out", "audio", **files)
+    with pytest.raises(ValueError, match=r"give --bridge DIR and --captioner\.base_model NAME, or --init DIR"):
+        train(folder, CaptionerConfig(), "out")
+    pairs = PairedEmbeddings.open(folder / "pairs")
+    PairedEmbeddings.write(folder / "other", pairs.audio, pairs.text, pairs.captions, metadata={"fingerprint": "x"})
+    with pytest.raises(ValueError, match="fitted on the encoder clap-1, these embeddings come from x"):
+        train(folder, config, "out2", pairs=folder / "other")
