@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dlink_adapter.captioner import CaptionerConfig, read_captioner_config
+from dlink_adapter.captioner_config import CaptionerConfig, read_captioner_config
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.causal_lm import load_captioner
