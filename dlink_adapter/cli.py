@@ -139,7 +139,7 @@ def _spelled_out(argv: Sequence[str], flags: set[str]) -> list[str]:
     tokens = [part for token in argv for part in (token.split("=", 1) if token.startswith("--config=") else [token])]
     for before, token, following in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
         if before == "--config":
-            configs += ["--config", _config_path(token)]
+            configs += ["--config", config_path(token)]
         elif token != "--config" or following == "":
             typed.append(token)
         if token in flags and following not in ("true", "false"):
@@ -147,7 +147,8 @@ def _spelled_out(argv: Sequence[str], flags: set[str]) -> list[str]:
     return configs + typed
 
 
-def _config_path(name: str) -> str:
+def config_path(name: str) -> str:
+    """Where a config is: a file, or one of the packaged ones by its bare name."""
     packaged = Path(recipes.__path__[0]) / "configs" / name
     return str(packaged) if not Path(name).exists() and packaged.is_file() else name
 

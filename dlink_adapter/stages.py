@@ -18,10 +18,11 @@ class Stages:
         folder: where the run writes.
         total: the number of stages, for the headings.
         settings: of the run; a folder that holds a run with others is refused with a ValueError.
+        show: prints a heading for each stage, which one of several processes is enough for.
     """
 
-    def __init__(self, folder: Path, total: int, settings: dict[str, Any]):
-        self.folder, self.total, self.count = folder / "stages", total, 0
+    def __init__(self, folder: Path, total: int, settings: dict[str, Any], *, show: bool = True):
+        self.folder, self.total, self.count, self.show = folder / "stages", total, 0, show
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = {}
         path = self.folder / "settings.json"
@@ -34,7 +35,8 @@ class Stages:
         self.count += 1
         record = self.folder / f"{name}.json"
         done = record.is_file()
-        print(f"[{self.count}/{self.total}] {title}{' (done before)' if done else ''}", file=sys.stderr, flush=True)
+        if self.show:
+            print(f"[{self.count}/{self.total}] {title}{' (done before)' if done else ''}", file=sys.stderr, flush=True)
         if not done:
             if makes is not None and makes.exists():
                 shutil.rmtree(makes)

@@ -76,7 +76,7 @@ def main(
         return {"loss": loss, "val_loss": min(validated, default=None), "rows": len(rows)}
 
     process_state()
-    found = Stages(out, 1, settings)("captioner", f"train on {condition}", train)
+    found = Stages(out, 1, settings, show=process_state().is_main_process)("captioner", f"train on {condition}", train)
     if process_state().is_main_process:
         for checkpoint in out.glob("checkpoint-*"):
             rmtree(checkpoint)
