@@ -8,7 +8,7 @@ accelerate launch --num_processes 8 -m dlink_adapter audiocaps --data audiocaps 
 The data folder holds AudioCaps' tables, train.csv, val.csv and test.csv (or audiocaps_train.csv, ...), and the audio in
 folders of any name, as far as it is still to be had. Each stage is a command of its own, which is shown and can be run
 alone, with a config that says what is set; a stage that was stopped goes on when it is started again. Zero-shot
-captioners are trained on captions alone, their bridges on pairs. The first method is what the others are tested against.
+captioners are trained on captions alone, their bridges on pairs. The others are tested against the first method.
 
 The output folder holds report.md, results.json, comparison.png, captions.png, clouds.png and every trained part.
 """
