@@ -83,7 +83,7 @@ def fit(
     Under `accelerate launch` or torchrun the processes share each batch, and the losses are those of one process.
 
     Args:
-        link: a bridge; its space is fitted here too.
+        link: a bridge; its space is fitted here too. It is trained on accelerate's device and comes back to its own.
         pairs: `PairedEmbeddings`, or (audio, text) tensors, both (n, dim).
         val: pairs to calibrate on; None holds out a share of the clips.
         config: settings of the training.
@@ -111,7 +111,7 @@ def fit(
         raise ValueError(
             f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"
         )
-    started = time.monotonic()
+    started, own_device = time.monotonic(), link.space.text_mean.device
     process_state()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     link.space.to(accelerator.device).fit(train.blocks("audio"), train.blocks("text"))
@@ -128,6 +128,7 @@ def fit(
         link.space.fit(given.blocks("audio"), given.blocks("text"))
         _Estimates(link, given, config.seed)
     link.metadata["space"] = link.space.describe()
+    link.to(own_device)
     if out is not None and accelerator.is_main_process:
         link.save_pretrained(out)
         Path(out, CHECKPOINT).unlink(missing_ok=True)

@@ -161,7 +161,10 @@ def _fit(
     progress: bool,
 ) -> None:
     batches = -(-len(mels) // batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
+    # What HTSAT does first, it does to its input: without a scale of its own there, nothing is sent back through it.
+    model.audio_model.audio_encoder.batch_norm.requires_grad_(False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=epochs * batches, pct_start=0.15
     )
@@ -177,7 +180,7 @@ def _fit(
             loss = contrastive_loss(output.logits_per_audio, output.logits_per_text)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
