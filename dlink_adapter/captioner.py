@@ -78,6 +78,10 @@ class Captioner(nn.Module):
         self.bridge = bridge.requires_grad_(False).eval()
         width = llm.get_input_embeddings().embedding_dim
         self.projector = PrefixProjector(bridge.dim, config.hidden, config.prefix_tokens, width)
+        device = llm.get_input_embeddings().weight.device
+        if device.type != "meta":  # offloaded: accelerate moves it
+            self.bridge.to(device)
+            self.projector.to(device)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but the frozen bridge stays in eval mode: it has noise while training, and no dropout."""

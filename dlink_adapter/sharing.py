@@ -66,7 +66,9 @@ class SharedDropout(nn.Dropout):
 
 
 def process_state() -> Any:
-    """accelerate's `PartialState`. On CPUs it takes torchrun's processes for one another's strangers unless told."""
+    """accelerate's `PartialState`, told what it does not see: `accelerate launch --cpu`, and torchrun on CPUs."""
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    return PartialState(cpu="WORLD_SIZE" in os.environ and not torch.cuda.is_available())
+    launched_on_cpus = "WORLD_SIZE" in os.environ and not torch.cuda.is_available()
+    return PartialState(cpu=launched_on_cpus or bool(parse_flag_from_env("ACCELERATE_USE_CPU")))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, Subset
 
 from dlink_adapter.loss_log import LossLog
+from dlink_adapter.sharing import process_state
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _arguments(config: TrainerConfig, out: str | Path | None, validates: bool, s
         logging_steps=config.log_every,
         disable_tqdm=not show,
         report_to="none",
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=process_state().device.type == "cpu",
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),

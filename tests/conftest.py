@@ -1,6 +1,9 @@
 """Shared objects: pairs whose gap is known, a bridge with weights that do something, a tiny language model."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch is imported: the tests know the bits of a CPU
 
 import pytest
 import torch

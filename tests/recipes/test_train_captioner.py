@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dlink_adapter.caption_training import CaptionRows
 from dlink_adapter.captioner_config import CaptionerConfig, read_captioner_config
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.loss_log import LossLog
 from dlink_adapter.recipes import train_captioner
-from dlink_adapter.trainer import TrainerConfig
+from dlink_adapter.trainer import TrainerConfig, _Stream
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "dlink_adapter"]
 TINY = TrainerConfig(steps=6, batch_size=8, lr=5e-3, save_every=2, log_every=1)
@@ -91,14 +92,15 @@ def test_the_best_on_the_validation_rows_is_kept(folder, config):
     best = min(validated, key=validated.get)
     assert best < 6
     captioner = load_captioner(folder / "out")
-    rows = train_captioner._rows("text", folder / "pairs", None, None)[0]
+    rows = CaptionRows.of_pairs(PairedEmbeddings.open(folder / "pairs"), "text")
+    rows = _Stream(rows, len(rows), seed=0)  # with the seeds of their noise
     ids = [torch.tensor(of_row) for of_row in captioner.tokenize([rows[i]["caption"] for i in range(len(rows))])]
     losses, tokens = [], [len(of_row) for of_row in ids]
     with torch.no_grad():
         for i, of_row in enumerate(ids):
             seen = torch.ones(1, len(of_row), dtype=torch.long)
             row = rows[i]["embedding"].unsqueeze(0), torch.tensor([True]), of_row.unsqueeze(0), seen
-            losses.append(captioner(*row)["loss"].item())
+            losses.append(captioner(*row, seed=torch.tensor([rows[i]["seed"]]))["loss"].item())
     assert np.average(losses, weights=tokens) == pytest.approx(validated[best], rel=1e-4)
 
 
