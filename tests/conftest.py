@@ -1,6 +1,8 @@
 """Shared objects: pairs whose gap is known, a bridge with weights that do something, a tiny language model."""
 
+import csv
 import os
+from itertools import count
 from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch is imported: the tests know the bits of a CPU
@@ -18,6 +20,14 @@ CAPTIONS = [
     for verb in ("is heard", "makes a sound", "gets louder")
     for place in ("nearby", "far away", "in the rain", "behind a door")
 ]
+
+AUDIOCAPS_CLIPS = {"train": 9, "val": 4, "test": 4}  # and one more each, which is gone
+ENCODER = "  encoder: clap\n  encoder_path: somewhere\n"
+AUDIOCAPS_CONFIGS = {
+    "bridge.yaml": "fit: {steps: 4, batch_size: 4, save_every: 2}\n",
+    "text.yaml": f"condition: text\ncaptioner:\n{ENCODER}training: {{steps: 4, batch_size: 4, save_every: 2}}\n",
+    "audio.yaml": f"condition: audio\ncaptioner:\n{ENCODER}training: {{steps: 4, batch_size: 4, save_every: 2}}\n",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,4 +106,26 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("demo") / "out"
     demo.main(folder, fast=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def audiocaps_folder(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small AudioCaps: one caption a clip or five, and files with each of the names that they may have."""
+    folder, wavs, numbers = tmp_path_factory.mktemp("audiocaps"), sorted(demo_folder.glob("examples/*.wav")), count()
+    (folder / "audio").mkdir()
+    for split, clips in AUDIOCAPS_CLIPS.items():
+        with (folder / f"audiocaps_{split}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["audiocap_id", "youtube_id", "start_time", "caption"])
+            for clip in range(clips + 1):
+                number = next(numbers)
+                name, start = f"id-{number:02d}", 10 * clip
+                for caption in range(1 if split == "train" else 5):
+                    table.writerow([number, name, start, CAPTIONS[(number + caption) % len(CAPTIONS)]])
+                if clip < clips:
+                    stem = (name, f"Y{name}", f"{name}_{start}")[number % 3]
+                    (folder / "audio" / f"{stem}.wav").symlink_to(wavs[number % len(wavs)])
+    for name, text in AUDIOCAPS_CONFIGS.items():
+        (folder / name).write_text(text)
     return folder
