@@ -41,14 +41,15 @@ def ridge_by_leave_one_out(
     gram, cross = (rows.T @ rows, rows.T @ both) if sums is None else sums
     eigenvalues, vectors = torch.linalg.eigh(gram)
     rotated, projected = rows @ vectors, vectors.T @ cross
-    fits = []
-    for strength in STRENGTHS:
+
+    def fit(strength: float) -> RidgeFit:
         shrunk = 1 / (eigenvalues + strength * eigenvalues.mean())
         leverage = (rotated.square() * shrunk).sum(-1, keepdim=True)
         left_out = (both - rotated @ (shrunk.unsqueeze(-1) * projected)) / (1 - leverage).clamp_min(1e-6)
         error, anchor_error = left_out[:, :dim], left_out[:, dim:]
         scale = (error * anchor_error).sum() / anchor_error.square().sum().clamp_min(1e-12)
         weight = shrunk.unsqueeze(-1) * (projected[:, :dim] - scale * projected[:, dim:])
-        fits.append(RidgeFit(weight, scale.item(), strength, error - scale * anchor_error))
-    best = min(fits, key=lambda fit: fit.error)
+        return RidgeFit(weight, scale.item(), strength, error - scale * anchor_error)
+
+    best = min((fit(strength) for strength in STRENGTHS), key=lambda fit: fit.error)  # one by one: each is large
     return best._replace(weight=vectors @ best.weight)
