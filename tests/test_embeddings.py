@@ -152,7 +152,7 @@ def test_the_folder_is_all_or_nothing(tmp_path, audio, text):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's memory counters")
 def test_reading_everything_keeps_little(tmp_path, monkeypatch):
-    monkeypatch.setattr("dlink_adapter.embeddings.ROWS_KEPT", 0)
+    monkeypatch.setattr("dlink_adapter.shard_rows.ROWS_KEPT", 0)
     rows = torch.ones(8000, 2048)  # 2 x 64 MiB
     pairs = PairedEmbeddings.write(tmp_path / "pairs", rows, rows, [["x"]] * 8000, shard_clips=1000)
     before = resident_file_kib()
@@ -162,7 +162,7 @@ def test_reading_everything_keeps_little(tmp_path, monkeypatch):
 
 
 def test_blocks_are_the_rows(pairs, audio, text, monkeypatch):
-    monkeypatch.setattr("dlink_adapter.embeddings.BLOCK_ROWS", 2)
+    monkeypatch.setattr("dlink_adapter.shard_rows.BLOCK_ROWS", 2)
     for part, clips in ((pairs, [0, 1, 2, 3, 4]), (pairs.select([4, 2]), [4, 2])):
         blocks = part.blocks("audio")
         assert [len(block) for block in blocks] == [2] * (len(clips) // 2) + [1] * (len(clips) % 2)
