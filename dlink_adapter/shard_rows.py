@@ -43,13 +43,9 @@ class ShardRows:
         first = self.shards[0].tensors[name]
         gathered = first.new_empty(len(rows), *first.shape[1:])
         for shard in shard_of.unique().tolist():
-            here = shard_of == shard
-            gathered[here] = self.read(name, shard, places[here])
-        self.rows_read += len(rows)
-        if self.rows_read > ROWS_KEPT:
-            self.rows_read = 0
-            for mapped in self.shards:
-                mapped.let_go()
+            for here in (shard_of == shard).nonzero().flatten().split(ROWS_KEPT):
+                gathered[here] = self.read(name, shard, places[here])
+                self._let_go_after(len(here))
         return gathered
 
     def lines(self, rows: Tensor) -> Lines:
@@ -61,6 +57,13 @@ class ShardRows:
         if any(captions is None for _, captions in lines.values()):
             return ids, None
         return ids, [(lines[shard][1] or [])[place] for shard, place in found]
+
+    def _let_go_after(self, rows: int) -> None:
+        self.rows_read += rows
+        if self.rows_read > ROWS_KEPT:
+            self.rows_read = 0
+            for shard in self.shards:
+                shard.let_go()
 
     def _find(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of each row, its shard and its place there."""
