@@ -28,16 +28,16 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 def appearing_folder(folder: str | Path) -> Iterator[Path]:
     """A folder to write to that takes its name when all went well; what a killed run left of it is cleared first.
 
-    Raises FileExistsError where there is something of that name.
+    Raises FileExistsError where there is something of that name, unless it is an empty folder.
     """
     folder = Path(folder).absolute()
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists: remove it to write it again")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not an empty folder: remove it to write it again, or choose another name")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        partial.rename(folder)
+        os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -8,9 +8,11 @@ from torch.nn.functional import normalize
 
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.pretrained import PretrainedBridge
 
 COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3)  # of the noised embedding with the clean one
 MAX_CLIPS = 4096
+ROWS_AT_ONCE = 512  # each is sent through the bridge with every sample of the noise
 
 
 @torch.no_grad()
@@ -35,20 +37,24 @@ def calibrate(
     others = text[:0] if distractors is None else normalize(distractors[:MAX_CLIPS].to(device).float(), dim=-1)
     given, mode = link.config, link.training
     link.eval()
-    scores = {}
+    scores, paired = {}, {}
     for depth in cosines if given.depth is None else [given.depth]:
         link.config = replace(given, depth=depth)
-        bridged = link(audio).float()
+        bridged = bridge_rows(link, audio).float()
         centred = (link.space.encode(bridged, "text") * link.space.encode(text, "text")).mean().item()
         scores[depth] = centred, _reciprocal_rank(bridged, text, others)
+        paired[depth] = (bridged * text).sum(-1).mean().item()
     best = max(scores, key=lambda depth: sum(scores[depth]))
     link.config = replace(given, depth=best)
-    cosine = (link(audio).float() * text).sum(-1).mean().item()
-    measured = {"depth": best, "paired_cosine": cosine, "mrr": scores[best][1]}
-    measured["clips"] = pairs.clips
+    measured = {"depth": best, "paired_cosine": paired[best], "mrr": scores[best][1], "clips": pairs.clips}
     link.metadata["calibration"] = measured
     link.train(mode)
     return measured
+
+
+def bridge_rows(bridge: PretrainedBridge, audio: Tensor) -> Tensor:
+    """Audio (n, dim) -> (n, dim), some rows at a time."""
+    return torch.cat([bridge(rows) for rows in audio.split(ROWS_AT_ONCE)])
 
 
 def _reciprocal_rank(bridged: Tensor, text: Tensor, others: Tensor) -> float:

@@ -1,11 +1,6 @@
-"""Paired embeddings: the data set of (audio, text) pairs that bridges are fitted on, in memory or mapped from disk.
+"""Paired embeddings, which bridges are fitted on: in memory, or mapped from a folder laid out as `shards.py` says."""
 
-How a folder of them is laid out is in `shards.py`.
-"""
-
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
@@ -15,13 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dlink_adapter.atomic import appearing_folder
+from dlink_adapter.shard_rows import Blocks, ShardRows
 from dlink_adapter.shards import (
-    BLOCK_ROWS,
     Captions,
     Lines,
     MappedShard,
     Shard,
     check_ids,
+    in_memory,
     read_header,
     shard_files,
     write_header,
@@ -29,7 +26,6 @@ from dlink_adapter.shards import (
 )
 
 SHARD_CLIPS = 65536
-ROWS_KEPT = 256  # how many are read before the mapped files let go: each may bring 2 MiB of neighbours into memory
 
 
 class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
@@ -39,15 +35,9 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
     `text` and `tensors()` are whole tensors: memory-mapped where there is one shard and no selection, else gathered.
     """
 
-    def __init__(self, shards: Sequence[Shard], metadata: dict[str, Any], chosen: Tensor | None = None):
-        self.metadata = metadata
-        self._shards = shards
-        self._chosen = chosen  # rows of the shards' audio, or None for every one
-        self._starts = {
-            "audio": [0, *accumulate(len(shard.tensors["audio"]) for shard in shards)],
-            "text": [0, *accumulate(len(shard.tensors["text"]) for shard in shards)],
-        }
-        self._rows_read = 0
+    def __init__(self, table: ShardRows, metadata: dict[str, Any], chosen: Tensor | None = None):
+        self._table, self.metadata = table, metadata
+        self._chosen = chosen  # rows of the table's audio, or None for every one
 
     @classmethod
     def write(
@@ -83,7 +73,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
             if check_values:
                 shard.check_values()
             shard.let_go()
-        return cls(shards, header["metadata"])
+        return cls(ShardRows(shards), header["metadata"])
 
     @classmethod
     def from_tensors(
@@ -101,27 +91,11 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         `captions`, one list a clip, tells that, or `clip` (m,), never decreasing; with neither, row i belongs to row i.
         Raises ValueError on data that do not fit.
         """
-        if audio.ndim != 2 or text.ndim != 2 or audio.shape[1] != text.shape[1] or audio.dtype != text.dtype:
-            raise ValueError(
-                "audio and text must be (n, dim) and (m, dim) of one dim and dtype, got "
-                f"{tuple(audio.shape)} {audio.dtype} and {tuple(text.shape)} {text.dtype}"
-            )
-        if captions is None:
-            clip = torch.arange(len(text)) if clip is None else clip.cpu()
-        else:
-            counts = torch.tensor([len(of_clip) for of_clip in captions], dtype=torch.long)
-            counted = torch.arange(len(captions)).repeat_interleave(counts)
-            if clip is not None and not torch.equal(counted, clip.cpu()):
-                raise ValueError("captions and clip disagree on how many captions each clip has")
-            clip = counted
-        names = [str(row) for row in range(len(audio))] if ids is None else list(ids)
-        shard = Shard({"audio": audio.detach(), "text": text.detach(), "clip": clip}, (names, captions))
-        shard.check_values()
-        return cls([shard], metadata or {})
+        return cls(ShardRows([in_memory(audio, text, captions, clip, ids)]), metadata or {})
 
     def __len__(self) -> int:
         """The number of pairs, which is the number of captions."""
-        return self._starts["text"][-1] if self._chosen is None else len(self._selection[0])
+        return self._table.count("text") if self._chosen is None else len(self._selection[0])
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """(audio, text), each (dim,)."""
@@ -134,33 +108,33 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         rows = torch.as_tensor(indices)
         if self._chosen is not None:
             rows = self._selection[0][rows]
-        audio = self._gather("audio", self._gather("clip", rows))
-        return list(zip(audio, self._gather("text", rows), strict=True))
+        audio = self._table.gather("audio", self._table.gather("clip", rows))
+        return list(zip(audio, self._table.gather("text", rows), strict=True))
 
     @property
     def clips(self) -> int:
         """The number of clips."""
-        return self._starts["audio"][-1] if self._chosen is None else len(self._chosen)
+        return self._table.count("audio") if self._chosen is None else len(self._chosen)
 
     @property
     def dim(self) -> int:
         """The width of an embedding."""
-        return self._shards[0].tensors["audio"].shape[1]
+        return self._table.read("audio", 0).shape[1]
 
     @property
     def audio(self) -> Tensor:
         """(clips, dim), one row a clip."""
-        return self._whole("audio") if self._chosen is None else self._gather("audio", self._chosen)
+        return self._table.whole("audio") if self._chosen is None else self._table.gather("audio", self._chosen)
 
     @property
     def text(self) -> Tensor:
         """(pairs, dim), one row a caption, in the order of the flattened `captions`."""
-        return self._whole("text") if self._chosen is None else self._gather("text", self._selection[0])
+        return self._table.whole("text") if self._chosen is None else self._table.gather("text", self._selection[0])
 
     @property
     def clip(self) -> Tensor:
         """(pairs,) the row of `audio` that each row of `text` describes."""
-        return self._whole("clip") if self._chosen is None else self._selection[1]
+        return self._table.whole("clip") if self._chosen is None else self._selection[1]
 
     @property
     def ids(self) -> list[str]:
@@ -186,7 +160,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
             raise ValueError(f"select takes a list of clips between 0 and {self.clips - 1}, got {clips}")
         if len(rows.unique()) < len(rows):
             raise ValueError("select takes each clip once")
-        return PairedEmbeddings(self._shards, self.metadata, rows if self._chosen is None else self._chosen[rows])
+        return PairedEmbeddings(self._table, self.metadata, rows if self._chosen is None else self._chosen[rows])
 
     def split(self, fractions: Sequence[float], seed: int = 0) -> "list[PairedEmbeddings]":
         """Disjoint random parts, such as (0.9, 0.1); all captions of a clip go to the same one."""
@@ -208,38 +182,31 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         """
         if not parts:
             raise ValueError("merge takes at least one PairedEmbeddings, got none")
-        kinds = {(part.dim, part._read("audio", 0, slice(0)).dtype, part.metadata.get("fingerprint")) for part in parts}
+        kinds = {(part.dim, part._table.read("audio", 0).dtype, part.metadata.get("fingerprint")) for part in parts}
         if len(kinds) > 1:
             raise ValueError(f"merge takes pairs of one dim, dtype and encoder fingerprint, got {kinds}")
         check_ids([name for part in parts for name in part.ids])
-        shards = [shard for part in parts for shard in part._shards]
-        starts = accumulate((part._starts["audio"][-1] for part in parts), initial=0)
+        shards = [shard for part in parts for shard in part._table.shards]
+        starts = accumulate((part._table.count("audio") for part in parts), initial=0)
         chosen = None
         if any(part._chosen is not None for part in parts):
             chosen = torch.cat([start + part._rows for start, part in zip(starts, parts, strict=False)])
-        return cls(shards, _merged([part.metadata for part in parts]), chosen)
+        return cls(ShardRows(shards), _merged([part.metadata for part in parts]), chosen)
 
     def save(self, folder: str | Path, shard_clips: int = SHARD_CLIPS) -> "PairedEmbeddings":
         """Write these pairs, one shard in memory at a time, and open the folder.
 
         The folder appears complete or not at all. Raises FileExistsError if it holds anything.
         """
-        folder = Path(folder).absolute()
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(f"{folder} is not an empty folder: choose another name or remove it first")
         if shard_clips < 1:
             raise ValueError(f"shard_clips must be at least 1, got {shard_clips}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
-            unfinished = Path(parent, folder.name)
-            unfinished.mkdir()
+        with appearing_folder(folder) as unfinished:
             self._write(unfinished, shard_clips)
-            os.replace(unfinished, folder)
         return PairedEmbeddings.open(folder, check_values=False)
 
-    def blocks(self, name: Literal["audio", "text"]) -> "Blocks":
+    def blocks(self, name: Literal["audio", "text"]) -> Blocks:
         """The rows of `audio` or of `text`, a block (n, dim) at a time."""
-        return Blocks(self, name)
+        return Blocks(self._table, name, self._rows if name == "audio" else self._caption_rows)
 
     def _write(self, folder: Path, shard_clips: int) -> None:
         groups = torch.arange(self.clips).split(shard_clips)
@@ -253,68 +220,26 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def _rows(self) -> Tensor:
-        """The rows of the shards' audio that are looked at."""
+        """The rows of the table's audio that are looked at."""
         return torch.arange(self.clips) if self._chosen is None else self._chosen
 
     @property
     def _caption_rows(self) -> Tensor:
-        """The rows of the shards' text that are looked at."""
+        """The rows of the table's text that are looked at."""
         return torch.arange(len(self)) if self._chosen is None else self._selection[0]
 
     @cached_property
     def _selection(self) -> tuple[Tensor, Tensor]:
-        """Of a selection: the rows of the shards' text, and the selected clip that each describes."""
+        """Of a selection: the rows of the table's text, and the selected clip that each describes."""
         assert self._chosen is not None
-        place = torch.full((self._starts["audio"][-1],), -1)
+        place = torch.full((self._table.count("audio"),), -1)
         place[self._chosen] = torch.arange(len(self._chosen))
-        clip, rows = place[self._whole("clip")].sort(stable=True)
+        clip, rows = place[self._table.whole("clip")].sort(stable=True)
         return rows[clip >= 0], clip[clip >= 0]
 
     @cached_property
     def _lines(self) -> Lines:
-        starts = torch.tensor(self._starts["audio"])
-        shard_of = torch.bucketize(self._rows, starts[1:], right=True)
-        used = shard_of.unique().tolist()  # the files of the others stay closed
-        lines = {shard: self._shards[shard].lines for shard in used}
-        places = list(zip(shard_of.tolist(), (self._rows - starts[shard_of]).tolist(), strict=True))
-        ids = [lines[shard][0][row] for shard, row in places]
-        if any(captions is None for _, captions in lines.values()):
-            return ids, None
-        return ids, [(lines[shard][1] or [])[row] for shard, row in places]
-
-    def _read(self, name: str, shard: int, rows: Any = ...) -> Tensor:
-        found = self._shards[shard].tensors[name][rows]
-        return found + self._starts["audio"][shard] if name == "clip" and shard else found
-
-    def _whole(self, name: str) -> Tensor:
-        parts = [self._read(name, shard) for shard in range(len(self._shards))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _gather(self, name: str, rows: Tensor) -> Tensor:
-        starts = torch.tensor(self._starts["audio" if name == "audio" else "text"])
-        shard_of = torch.bucketize(rows, starts[1:], right=True)
-        first = self._shards[0].tensors[name]
-        gathered = first.new_empty(len(rows), *first.shape[1:])
-        for shard in shard_of.unique().tolist():
-            here = shard_of == shard
-            gathered[here] = self._read(name, shard, rows[here] - starts[shard])
-        self._rows_read += len(rows)
-        if self._rows_read > ROWS_KEPT:
-            self._rows_read = 0
-            for mapped in self._shards:
-                mapped.let_go()
-        return gathered
-
-
-class Blocks(Iterable[Tensor]):
-    """The embeddings of one modality in blocks, for any number of passes that never hold them all."""
-
-    def __init__(self, pairs: PairedEmbeddings, name: Literal["audio", "text"]):
-        self.pairs, self.name = pairs, name
-
-    def __iter__(self) -> Iterator[Tensor]:
-        rows = self.pairs._rows if self.name == "audio" else self.pairs._caption_rows
-        return (self.pairs._gather(self.name, block) for block in rows.split(BLOCK_ROWS))
+        return self._table.lines(self._rows)
 
 
 def _merged(metadata: list[dict[str, Any]]) -> dict[str, Any]:

@@ -28,26 +28,24 @@ class Plan:
         self.out, self.work = out, out / ".work"
         self.folder = self.work / "plan"
 
-    @classmethod
-    def prepare(cls, out: Path, clips: Sequence[Clip], settings: dict[str, Any], shard_clips: int) -> "Plan":
+    def prepare(self, clips: Sequence[Clip], settings: dict[str, Any], shard_clips: int) -> None:
         """Write the plan, or check that the one in the folder is for the same settings. One process calls this.
 
         Raises:
             ValueError: the folder holds an unfinished extraction with other settings, or no clip of the table is there.
         """
-        plan, path = cls(out), out / ".work" / "settings.json"
+        path = self.work / "settings.json"
         if not path.is_file():
             write_atomically(path, json.dumps(settings, indent=2))
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [name for name in settings.keys() | before.keys() if settings.get(name) != before.get(name)]
         if changed:
             was = ", ".join(f"{name} {before.get(name)!r} then, {settings.get(name)!r} now" for name in sorted(changed))
-            raise ValueError(f"{out} holds an unfinished extraction with other settings ({was}): remove it first")
-        for left_by_a_kill in plan.work.glob(".*-*"):
+            raise ValueError(f"{self.out} holds an unfinished extraction with other settings ({was}): remove it first")
+        for left_by_a_kill in self.work.glob(".*-*"):
             left_by_a_kill.unlink()
-        if not plan.folder.exists():
-            plan._write(clips, shard_clips)
-        return plan
+        if not self.folder.exists():
+            self._write(clips, shard_clips)
 
     def _write(self, clips: Sequence[Clip], shard_clips: int) -> None:
         there = [clip for clip in clips if clip.path.is_file()]
@@ -100,10 +98,11 @@ class Plan:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however that ends.
+    """Hold the folder, made where it is not there, for this process; the lock goes with the process, however that ends.
 
     Raises BlockingIOError where another process holds it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which worker processes would go on holding

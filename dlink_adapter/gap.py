@@ -7,18 +7,24 @@ quadratic in itself (MMD, the Gram's Spearman, the queries of the nearest-neighb
 drawn with a fixed seed, when there are more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 SAMPLE = 4096
 NEIGHBOURS = 10
+HEADLINE = ("rmg", "paired_cosine", "centroid_distance")  # beside retrieval
 BLOCK_ELEMENTS = 2**23  # float64 similarities held at a time: 64 MiB
 
 
 def measure(
-    bridged: Tensor, text: Tensor, clip: Tensor | None = None, *, bridged_text: Tensor | None = None
+    bridged: Tensor,
+    text: Tensor,
+    clip: Tensor | None = None,
+    *,
+    bridged_text: Tensor | None = None,
+    names: Iterable[str] | None = None,
 ) -> dict[str, float]:
     """Every metric of the modality gap, by name: `METRICS`, both retrieval directions and the mean `output_norm`.
 
@@ -27,6 +33,7 @@ def measure(
         text: (m, dim) caption embeddings.
         clip: (m,) the row of `bridged` that each caption describes; None means that row i belongs to row i.
         bridged_text: (m, dim) the same captions sent through the bridge; adds `text_identity`, their mean cosine.
+        names: which of `METRICS`, some of which are slow; all of them by default.
 
     Retrieval counts every caption (the five-caption protocol): an audio query is right when any of its captions is
     among the first k. All else compares each clip with its first caption, a real embedding, so that sets with one
@@ -38,7 +45,7 @@ def measure(
     x, every_y = _unit(bridged, "bridged"), _unit(text, "text")
     clip, first = _captions_of(x, every_y, clip)
     y = every_y[first]
-    result = {name: metric(x, y) for name, metric in METRICS.items()} | retrieval(x, every_y, clip)
+    result = {name: METRICS[name](x, y) for name in names or METRICS} | retrieval(x, every_y, clip)
     result["output_norm"] = bridged.detach().double().norm(dim=-1).mean().item()
     if bridged_text is not None:
         result["text_identity"] = paired_cosine(_unit(bridged_text, "bridged_text"), every_y)
@@ -47,8 +54,7 @@ def measure(
 
 def before_and_after(before: dict[str, float], after: dict[str, float]) -> dict[str, list[float]]:
     """The headline of two measurements, for a model card: [before, after] of a few metrics."""
-    headline = ("rmg", "paired_cosine", "centroid_distance", "r_at_1", "r_at_5")
-    return {name: [round(before[name], 4), round(after[name], 4)] for name in headline}
+    return {name: [round(before[name], 4), round(after[name], 4)] for name in (*HEADLINE, "r_at_1", "r_at_5")}
 
 
 def centroid_distance(x: Tensor, y: Tensor) -> float:

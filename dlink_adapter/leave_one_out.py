@@ -34,21 +34,25 @@ def ridge_by_leave_one_out(
     Args:
         rows, targets: the rows that are left out in turn.
         anchor: (n, dim) what to shrink to: s * anchor instead of zero.
-        sums: rows^T rows and rows^T [targets, anchor] over all the data, where the rows are some of many.
+        sums: rows^T rows and rows^T [targets, anchor], or rows^T targets without one, over all the data, where the rows
+            are some of many.
     """
     dim = targets.shape[-1]
-    both = torch.cat([targets, torch.zeros_like(targets) if anchor is None else anchor], dim=-1)
+    both = targets if anchor is None else torch.cat([targets, anchor], dim=-1)
     gram, cross = (rows.T @ rows, rows.T @ both) if sums is None else sums
     eigenvalues, vectors = torch.linalg.eigh(gram)
     rotated, projected = rows @ vectors, vectors.T @ cross
-    fits = []
-    for strength in STRENGTHS:
+
+    def fit(strength: float) -> RidgeFit:
         shrunk = 1 / (eigenvalues + strength * eigenvalues.mean())
         leverage = (rotated.square() * shrunk).sum(-1, keepdim=True)
         left_out = (both - rotated @ (shrunk.unsqueeze(-1) * projected)) / (1 - leverage).clamp_min(1e-6)
+        if anchor is None:
+            return RidgeFit(shrunk.unsqueeze(-1) * projected, 0.0, strength, left_out)
         error, anchor_error = left_out[:, :dim], left_out[:, dim:]
         scale = (error * anchor_error).sum() / anchor_error.square().sum().clamp_min(1e-12)
         weight = shrunk.unsqueeze(-1) * (projected[:, :dim] - scale * projected[:, dim:])
-        fits.append(RidgeFit(weight, scale.item(), strength, error - scale * anchor_error))
-    best = min(fits, key=lambda fit: fit.error)
+        return RidgeFit(weight, scale.item(), strength, error - scale * anchor_error)
+
+    best = min((fit(strength) for strength in STRENGTHS), key=lambda fit: fit.error)  # one by one: each is large
     return best._replace(weight=vectors @ best.weight)

@@ -118,6 +118,29 @@ class MappedShard(Shard):
                 raise ValueError(f"{self.tensors_file.name}: {name} is {found}, but header.json says {expected}")
 
 
+def in_memory(
+    audio: Tensor, text: Tensor, captions: Captions | None, clip: Tensor | None, ids: Sequence[str] | None
+) -> Shard:
+    """A shard of tensors: see `PairedEmbeddings.from_tensors`."""
+    if audio.ndim != 2 or text.ndim != 2 or audio.shape[1] != text.shape[1] or audio.dtype != text.dtype:
+        raise ValueError(
+            "audio and text must be (n, dim) and (m, dim) of one dim and dtype, got "
+            f"{tuple(audio.shape)} {audio.dtype} and {tuple(text.shape)} {text.dtype}"
+        )
+    if captions is None:
+        clip = torch.arange(len(text)) if clip is None else clip.cpu()
+    else:
+        counts = torch.tensor([len(of_clip) for of_clip in captions], dtype=torch.long)
+        counted = torch.arange(len(captions)).repeat_interleave(counts)
+        if clip is not None and not torch.equal(counted, clip.cpu()):
+            raise ValueError("captions and clip disagree on how many captions each clip has")
+        clip = counted
+    names = [str(row) for row in range(len(audio))] if ids is None else list(ids)
+    shard = Shard({"audio": audio.detach(), "text": text.detach(), "clip": clip}, (names, captions))
+    shard.check_values()
+    return shard
+
+
 def shard_files(folder: Path, index: int, count: int) -> tuple[Path, Path]:
     """Where the tensors and the captions of shard `index` of `count` lie."""
     number = f"{index:05d}-of-{count:05d}"

@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.calibrate import MAX_CLIPS, calibrate
+from dlink_adapter.calibrate import MAX_CLIPS, bridge_rows, calibrate
 from dlink_adapter.embeddings import PairedEmbeddings
-from dlink_adapter.gap import before_and_after, measure
+from dlink_adapter.gap import HEADLINE, before_and_after, measure
 from dlink_adapter.loss_log import LossLog
 from dlink_adapter.pretrained import PretrainedBridge
 from dlink_adapter.sharing import Share, SharedDropout, process_state
@@ -124,7 +124,7 @@ def fit(
     link.eval()
     calibration = calibrate(link, held_out, next(iter(train.blocks("text"))))
     link.metadata["gap_before_and_after"] = gap_left(link, held_out)
-    if train is not given:  # means and closed forms take a second: in the end they are those of all pairs
+    if train is not given and train.clips < REGRESSION_CLIPS:  # where they are few, closed forms want all pairs
         link.space.fit(given.blocks("audio"), given.blocks("text"))
         _Estimates(link, given, config.seed)
     link.metadata["space"] = link.space.describe()
@@ -293,8 +293,8 @@ def gap_left(bridge: PretrainedBridge, pairs: PairedEmbeddings) -> dict[str, lis
     """The modality gap on held-out pairs, as many as are calibrated on, before and after a bridge."""
     pairs = pairs.select(range(min(pairs.clips, MAX_CLIPS)))
     audio, text = pairs.audio.cpu(), pairs.text.cpu()
-    bridged = bridge(audio.to(next(bridge.buffers()).device)).cpu()
-    return before_and_after(measure(audio, text, pairs.clip), measure(bridged, text, pairs.clip))
+    bridged = bridge_rows(bridge, audio.to(next(bridge.buffers()).device)).cpu()
+    return before_and_after(*(measure(rows, text, pairs.clip, names=HEADLINE) for rows in (audio, bridged)))
 
 
 def _as_pairs(pairs: Pairs) -> PairedEmbeddings:

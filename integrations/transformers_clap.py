@@ -5,7 +5,7 @@ same file has a different embedding every time. Here a longer clip is the mean o
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dlink_adapter.audio import SHORTEST_TAIL, AudioError, Waveform, check_waveform, load_audio, log_mel, windows
-from dlink_adapter.encoders import (
-    Loaded,
-    check_sequence,
-    check_tokenizer,
-    encode_distinct,
-    encode_windows,
-    fingerprint,
-    pooled,
-)
+from dlink_adapter.encoders import Loaded, check_sequence, encode_windows, fingerprint, pooled
+from dlink_adapter.integrations.two_towers import TwoTowers, on_device, settings_of
 
 try:
     from transformers import AutoFeatureExtractor, AutoTokenizer, ClapFeatureExtractor, ClapModel
@@ -71,7 +64,7 @@ class ClapLoader:
         return np.asarray(features, dtype=np.float32)
 
 
-class ClapEncoder:
+class ClapEncoder(TwoTowers):
     """A frozen CLAP: audio and captions to unit-norm embeddings `(n, dim)`, float32 on the CPU.
 
     Attributes:
@@ -94,13 +87,10 @@ class ClapEncoder:
         revision: str | None = None,
         batch_size: int = 32,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        check_tokenizer(tokenizer, model.config.text_config.vocab_size)
-        self.model = model.float().eval().requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.id, self.revision, self.batch_size = id, revision, batch_size
-        self.dim: int = model.config.projection_dim
+        text, dim = model.config.text_config, model.config.projection_dim
+        # RoBERTa counts positions from pad_token_id + 1.
+        room = min(tokenizer.model_max_length, text.max_position_embeddings - text.pad_token_id - 1)
+        super().__init__(model, tokenizer, dim=dim, room=room, id=id, revision=revision, batch_size=batch_size)
         self.rate: int = extractor.sampling_rate
         self.seconds: float = extractor.max_length_s
         self.load = ClapLoader(TorchClapFeatureExtractor.from_dict(extractor.to_dict()), self.rate, self.seconds)
@@ -138,8 +128,7 @@ class ClapEncoder:
         if not isinstance(extractor, ClapFeatureExtractor):
             raise ValueError(f"{name} is not a CLAP: its feature extractor is a {type(extractor).__name__}")
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = ClapModel.from_pretrained(name, revision=revision)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = on_device(ClapModel.from_pretrained(name, revision=revision), device)
         revision = revision or getattr(model.config, "_commit_hash", None)  # which a model from a folder lacks
         return cls(model, extractor, tokenizer, id=name, revision=revision, batch_size=batch_size)
 
@@ -169,17 +158,6 @@ class ClapEncoder:
         pieces = self._windows(tqdm(clips, desc="audio", unit="clip", disable=None if progress else True))
         return encode_windows(pieces, self._embed_windows, batch_size=self.batch_size, dim=self.dim)
 
-    @torch.no_grad()
-    def encode_text(self, captions: Sequence[str], *, progress: bool = False) -> Tensor:
-        """Captions to unit-norm embeddings `(n, dim)`; equal captions are computed once.
-
-        Raises:
-            ValueError: a caption is blank or not a string, by its place in `captions`.
-        """
-        return encode_distinct(
-            captions, self._embed_captions, batch_size=self.batch_size, dim=self.dim, progress=progress
-        )
-
     def _windows(self, clips: Iterable[str | Path | Waveform | Loaded]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         for index, clip in enumerate(clips):
             if isinstance(clip, (str, Path)):
@@ -200,23 +178,11 @@ class ClapEncoder:
         is_longer = torch.zeros(len(batch), 1, dtype=torch.bool, device=mel.device)
         return pooled(self.model.get_audio_features(input_features=mel, is_longer=is_longer), self.dim)
 
-    def _embed_captions(self, batch: list[str]) -> Tensor:
-        text = self.model.config.text_config
-        # RoBERTa counts positions from pad_token_id + 1.
-        room = min(self.tokenizer.model_max_length, text.max_position_embeddings - text.pad_token_id - 1)
-        tokens = self.tokenizer(batch, padding=True, truncation=True, max_length=room, return_tensors="pt")
-        tokens = tokens.to(self.model.device)
-        return pooled(
-            self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]),
-            self.dim,
-        )
-
 
 def _fingerprint(model: ClapModel, extractor: ClapFeatureExtractor, tokenizer: Any) -> str:
-    sources = (
+    settings = settings_of(
         (model.config.audio_config, AUDIO_SETTINGS),
         (model.config.text_config, TEXT_SETTINGS),
         (extractor, FEATURE_SETTINGS),
     )
-    settings = [{name: getattr(source, name) for name in names} for source, names in sources]
     return fingerprint(model, settings, tokenizer.get_vocab())

@@ -4,7 +4,7 @@ Any `CLIPModel` (Radford et al., ICML 2021) or `SiglipModel` (Zhai et al., ICCV 
 checkpoints of SigLIP 2) on the hub or in a local folder.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,15 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from dlink_adapter.encoders import (
-    Loaded,
-    UnreadableError,
-    check_sequence,
-    check_tokenizer,
-    encode_distinct,
-    fingerprint,
-    pooled,
-)
+from dlink_adapter.encoders import Loaded, UnreadableError, check_sequence, fingerprint, pooled
+from dlink_adapter.integrations.two_towers import TwoTowers, on_device, settings_of
 
 try:
     from PIL import Image, ImageOps
@@ -59,7 +52,7 @@ class ImageLoader:
         return np.asarray(self.processor(upright, return_tensors="np")["pixel_values"][0], dtype=np.float32)
 
 
-class ClipEncoder:
+class ClipEncoder(TwoTowers):
     """A frozen CLIP or SigLIP: images and captions to unit-norm embeddings `(n, dim)`, float32 on the CPU.
 
     Attributes:
@@ -80,17 +73,19 @@ class ClipEncoder:
         revision: str | None = None,
         batch_size: int = 32,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        check_tokenizer(tokenizer, model.config.text_config.vocab_size)
-        self.model = model.float().eval().requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.id, self.revision, self.batch_size = id, revision, batch_size
         is_clip = isinstance(model, CLIPModel)
-        self.dim: int = model.config.projection_dim if is_clip else model.config.text_config.projection_size
-        # SigLIP was trained on captions that are padded to their full length, without a mask.
-        self.padding: bool | str = True if is_clip else "max_length"
-        self.text_inputs = ("input_ids", "attention_mask") if is_clip else ("input_ids",)
+        text = model.config.text_config
+        super().__init__(
+            model,
+            tokenizer,
+            dim=model.config.projection_dim if is_clip else text.projection_size,
+            room=text.max_position_embeddings,
+            id=id,
+            revision=revision,
+            batch_size=batch_size,
+        )
+        if not is_clip:  # SigLIP was trained on captions that are padded to their full length, without a mask
+            self.padding, self.text_inputs = "max_length", ("input_ids",)
         self.load = ImageLoader(processor)
         self.fingerprint = _fingerprint(model, processor, tokenizer)
 
@@ -122,9 +117,8 @@ class ClipEncoder:
             raise ValueError(f"{name} is neither a CLIP nor a SigLIP: it is a {type(model).__name__}")
         processor = AutoImageProcessor.from_pretrained(name, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         revision = revision or getattr(model.config, "_commit_hash", None)  # which a model from a folder lacks
-        return cls(model, processor, tokenizer, id=name, revision=revision, batch_size=batch_size)
+        return cls(on_device(model, device), processor, tokenizer, id=name, revision=revision, batch_size=batch_size)
 
     def describe(self) -> dict[str, Any]:
         """Id, revision, fingerprint and the size of an image in pixels."""
@@ -150,17 +144,6 @@ class ClipEncoder:
             rows.append(pooled(self.model.get_image_features(pixel_values=inputs), self.dim))
         return normalize(torch.cat(rows), dim=-1) if rows else torch.zeros(0, self.dim)
 
-    @torch.no_grad()
-    def encode_text(self, captions: Sequence[str], *, progress: bool = False) -> Tensor:
-        """Captions to unit-norm embeddings `(n, dim)`; equal captions are computed once, long ones are truncated.
-
-        Raises:
-            ValueError: a caption is blank or not a string, by its place in `captions`.
-        """
-        return encode_distinct(
-            captions, self._embed_captions, batch_size=self.batch_size, dim=self.dim, progress=progress
-        )
-
     def _pixels(self, images: Iterable[str | Path | Image.Image | Loaded]) -> Iterator[NDArray[np.float32]]:
         for image in images:
             if isinstance(image, Loaded):
@@ -170,16 +153,9 @@ class ClipEncoder:
             else:
                 yield self.load(image).features
 
-    def _embed_captions(self, batch: list[str]) -> Tensor:
-        room = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(batch, padding=self.padding, truncation=True, max_length=room, return_tensors="pt")
-        inputs = {name: tokens[name].to(self.model.device) for name in self.text_inputs}
-        return pooled(self.model.get_text_features(**inputs), self.dim)
-
 
 def _fingerprint(model: CLIPModel | SiglipModel, processor: Any, tokenizer: Any) -> str:
-    sources = ((model.config.vision_config, VISION_SETTINGS), (model.config.text_config, TEXT_SETTINGS))
-    settings = [{name: getattr(source, name) for name in names} for source, names in sources]
+    settings = settings_of((model.config.vision_config, VISION_SETTINGS), (model.config.text_config, TEXT_SETTINGS))
     # The mean and the size of a processor, not what it is called in this version of transformers.
     names = ("do_center_crop", "do_normalize", "do_resize", "image_mean", "image_std", "resample", "rescale_factor")
     settings.append({name: processor.to_dict().get(name) for name in names})

@@ -54,6 +54,10 @@ def test_what_a_killed_run_left_is_cleared(tmp_path):
         assert folder.name == name and not list(folder.iterdir())
 
 
-def test_an_existing_folder_is_refused(tmp_path):
+def test_an_existing_folder_is_refused_unless_it_is_empty(tmp_path):
+    (tmp_path / "out").mkdir()
+    with appearing_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("x")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
     with pytest.raises(FileExistsError, match="remove it to write it again"), appearing_folder(tmp_path):
         raise AssertionError

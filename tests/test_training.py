@@ -20,6 +20,7 @@ from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.config import BridgeConfig
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.loss_log import LOG
+from dlink_adapter.shard_rows import ShardRows
 from dlink_adapter.space import unit_mean
 from dlink_adapter.training import CHECKPOINT, FitConfig, fit
 
@@ -198,9 +199,9 @@ def test_pairs_on_disk_are_the_same_and_are_never_whole(pairs, tmp_path, monkeyp
     expected, _ = run(pairs, few)
     on_disk = PairedEmbeddings.write(tmp_path / "pairs", *pairs, captions, shard_clips=250)
     gathered = []
-    gather = PairedEmbeddings._gather
-    monkeypatch.setattr("dlink_adapter.embeddings.BLOCK_ROWS", 100)
-    monkeypatch.setattr(PairedEmbeddings, "_gather", lambda *args: gathered.append(len(args[2])) or gather(*args))
+    gather = ShardRows.gather
+    monkeypatch.setattr("dlink_adapter.shard_rows.BLOCK_ROWS", 100)
+    monkeypatch.setattr(ShardRows, "gather", lambda *args: gathered.append(len(args[2])) or gather(*args))
     assert equal_bits(expected, run(on_disk, few)[0])
     assert max(gathered) == 128  # a batch
 

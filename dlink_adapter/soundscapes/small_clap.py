@@ -61,7 +61,7 @@ def train_small_clap(
 
     Raises:
         ValueError: the shapes do not fit, or the clips are not whole seconds.
-        FileExistsError: `out` exists.
+        FileExistsError: `out` holds something.
     """
     extractor = _feature_extractor(rate, _whole_seconds(waveforms, captions, rate))
     with torch.random.fork_rng(devices=[]), appearing_folder(out) as folder:

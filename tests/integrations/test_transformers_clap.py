@@ -208,10 +208,18 @@ def test_the_fast_features_are_the_features(truncation):
     torch.testing.assert_close(features[1], features[0], atol=1e-5, rtol=0)  # float32 steps of 100 dB are 7.6e-6
 
 
-def test_a_fusion_checkpoint_warns_and_does_not_depend_on_the_batch(tmp_path, caplog):
+def test_a_fusion_checkpoint_warns_and_is_clap_with_no_clip_marked_as_longer(tmp_path, caplog):
+    folder = tiny_clap(tmp_path / "fusion", fusion=True)
     with caplog.at_level(logging.WARNING):
-        encoder = ClapEncoder.from_pretrained(tiny_clap(tmp_path / "fusion", fusion=True))
+        encoder = ClapEncoder.from_pretrained(folder)
     assert "is_longer" in caplog.text
+    features = transformers.AutoFeatureExtractor.from_pretrained(folder)(
+        noise(1), sampling_rate=RATE, return_tensors="pt"
+    )
+    model = transformers.ClapModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = pooled(model.get_audio_features(features["input_features"], is_longer=torch.tensor([[False]])))
+    torch.testing.assert_close(encoder.encode_audio([noise(1)]), expected, atol=1e-5, rtol=0)
     clips = [noise(1, seed) for seed in range(6)]
     alone = torch.cat([encoder.encode_audio([clip]) for clip in clips])
     torch.testing.assert_close(encoder.encode_audio(clips), alone, atol=1e-5, rtol=0)

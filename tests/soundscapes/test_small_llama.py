@@ -50,6 +50,7 @@ def test_a_width_that_cannot_be_quantised(captions, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_folder_is_refused(captions, tmp_path):
+def test_a_folder_that_holds_something_is_refused(captions, tmp_path):
+    (tmp_path / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match="remove it to write it again"):
         train_small_llama(captions, tmp_path, config=TrainerConfig(steps=1), hidden_size=64, progress=False)

@@ -1,0 +1,159 @@
+"""One process's share of an extraction: the pieces of a plan that fall to it, encoded one after another.
+
+Files are decoded and preprocessed in worker processes while the encoder works. A batch never spans two shards, so that
+neither a kill nor the number of processes changes a bit.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from dlink_adapter.atomic import write_atomically
+from dlink_adapter.encoders import AudioEncoder, ImageEncoder, Loaded, UnreadableError
+from dlink_adapter.extraction_plan import TEXTS, Plan, read_jsonl, skipped
+from dlink_adapter.shards import Shard, usable, write_shard
+from dlink_adapter.space import mean_pairwise_cosine
+
+CONSTANT = 0.9999  # mean pairwise cosine of distinct captions above which a text tower says nothing
+POLL = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those that share the work, and where all of them meet before it."""
+
+    index: int = 0
+    count: int = 1
+    meet: Callable[[], None] = lambda: None
+
+
+class _Files(Dataset[Loaded | str]):
+    """Files as the encoder takes them, or the reason why not."""
+
+    def __init__(self, paths: list[str], load: Callable[[str | Path], Loaded]):
+        self.paths, self.load = paths, load
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Loaded | str:
+        try:
+            return self.load(self.paths[index])
+        except UnreadableError as error:
+            return str(error)
+
+
+class Run:
+    """One process's share of a plan."""
+
+    def __init__(
+        self, plan: Plan, encoder: AudioEncoder | ImageEncoder, processes: Processes, workers: int, progress: bool
+    ):
+        self.plan, self.encoder, self.processes, self.workers = plan, encoder, processes, workers
+        self.encode_media = encoder.encode_image if isinstance(encoder, ImageEncoder) else encoder.encode_audio
+        self.hide = None if progress and not processes.index else True
+
+    def encode(self) -> None:
+        """Encode this process's pieces; the first process then waits for those of the others."""
+        texts = [self.plan.text_file(piece) for piece in range(len(self.plan.texts))]
+        for piece in self._mine(texts, "captions"):
+            rows = self.encoder.encode_text(json.loads(self.plan.texts[piece].read_text(encoding="utf-8")))
+            write_atomically(texts[piece], save({"text": rows}))
+        _wait_for(texts)
+        check_text_tower(load_file(path)["text"] for path in texts)
+        records = [self.plan.record(piece) for piece in range(len(self.plan.clips))]
+        for piece in self._mine(records, "shards"):
+            self._encode_shard(piece)
+        if self.processes.index == 0:
+            _wait_for(records)
+
+    def _mine(self, made: list[Path], unit: str) -> Iterator[int]:
+        pieces = range(self.processes.index, len(made), self.processes.count)
+        left = [piece for piece in pieces if not made[piece].exists()]
+        done = len(pieces) - len(left)
+        yield from tqdm(left, desc=unit, initial=done, total=len(pieces), unit="piece", disable=self.hide)
+
+    def _encode_shard(self, piece: int) -> None:
+        clips = read_jsonl(self.plan.clips[piece])
+        items: list[tuple[dict[str, Any], float]] = []  # what was readable, with its seconds
+        reasons: dict[str, str] = {}
+
+        def readable() -> Iterator[Loaded]:
+            files = self._loaded([clip["path"] for clip in clips])
+            bar = tqdm(files, desc=f"shard {piece}", total=len(clips), unit="clip", leave=False, disable=self.hide)
+            for clip, item in zip(clips, bar, strict=True):
+                if isinstance(item, Loaded):
+                    items.append((clip, item.seconds))
+                    yield item
+                else:
+                    reasons[clip["id"]] = item
+
+        rows = self.encode_media(readable())
+        good = usable(rows) if len(rows) else torch.zeros(0, dtype=torch.bool)
+        for (clip, _), is_good in zip(items, good.tolist(), strict=True):
+            if not is_good:
+                reasons[clip["id"]] = "its embedding is zero, or has NaN or Inf"
+        kept = [item for item, is_good in zip(items, good.tolist(), strict=True) if is_good]
+        record: dict[str, Any] = {"clips": 0, "captions": 0}
+        if kept:
+            captions = [clip["captions"] for clip, _ in kept]
+            places = torch.tensor([place for clip, _ in kept for place in clip["texts"]])
+            owners = torch.arange(len(kept)).repeat_interleave(torch.tensor([len(group) for group in captions]))
+            tensors = {"audio": rows[good], "text": self._text_rows(places), "clip": owners}
+            shard = Shard(tensors, ([clip["id"] for clip, _ in kept], captions))
+            record = dict(write_shard(shard, *self.plan.shard_files(piece)))
+        record["seconds"] = [seconds for _, seconds in kept]
+        record["captions_a_clip"] = [len(clip["captions"]) for clip, _ in kept]
+        record["skipped"] = [
+            skipped(clip["id"], clip["path"], reasons[clip["id"]]) for clip in clips if clip["id"] in reasons
+        ]
+        write_atomically(self.plan.record(piece), json.dumps(record))
+
+    def _text_rows(self, places: Tensor) -> Tensor:
+        rows = torch.empty(len(places), self.encoder.dim)
+        for piece in (places // TEXTS).unique().tolist():
+            here = places // TEXTS == piece
+            rows[here] = load_file(self.plan.text_file(piece))["text"][places[here] % TEXTS]
+        return rows
+
+    def _loaded(self, paths: list[str]) -> Iterable[Loaded | str]:
+        files = _Files(paths, self.encoder.load)
+        if not self.workers:
+            return (files[index] for index in range(len(files)))
+        return DataLoader(
+            files,
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=64 // self.workers + 1,
+            worker_init_fn=_give_way,
+        )
+
+
+def _give_way(_: int) -> None:
+    """Decode in the time that the encoder leaves: where both want a core, all of its threads would wait for one."""
+    os.nice(19)
+
+
+def check_text_tower(blocks: Iterable[Tensor]) -> None:
+    """Raises ValueError where distinct captions all have the same embedding, which is what a lost tokenizer does."""
+    cosine = mean_pairwise_cosine(blocks)
+    if cosine is not None and cosine > CONSTANT:
+        raise ValueError(
+            f"the text tower says nothing: distinct captions have a mean pairwise cosine of {cosine:.5f}. "
+            "Are the tokenizer's files and the weights those of this encoder?"
+        )
+
+
+def _wait_for(paths: list[Path]) -> None:
+    while not all(path.exists() for path in paths):
+        time.sleep(POLL)
