@@ -14,12 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-
 from dlink_adapter.clip_tables import read_clips
 from dlink_adapter.encoders import load_encoder
 from dlink_adapter.extraction import Processes, extract
+from dlink_adapter.sharing import process_state
 
 
 def main(
@@ -49,8 +47,7 @@ def main(
         shard_clips: clips a shard, which is what a kill can cost.
         workers: processes that decode; one fewer than there are cores for each process by default.
     """
-    # On CPUs accelerate takes torchrun's processes for one another's strangers unless it is told.
-    state = PartialState(cpu="WORLD_SIZE" in os.environ and not torch.cuda.is_available())
+    state = process_state()
     clips = read_clips(source, layout, media) if state.is_main_process else []
     loaded = load_encoder(encoder, model, revision=revision, device=state.device, batch_size=batch_size)
     if workers is None:
