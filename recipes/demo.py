@@ -52,7 +52,7 @@ class Size:
     audio_steps: int
 
 
-FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 9, 400, 500, 1000, 200)
+FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 9, 400, 500, 1400, 200)
 FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 1, 20, 5, 5, 5)
 
 
