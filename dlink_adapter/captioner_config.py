@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.config import from_known
@@ -78,7 +79,8 @@ class CaptionerConfig:
 def write_captioner_config(folder: Path, config: CaptionerConfig) -> CaptionerConfig:
     """Write a captioner's config into its folder, which has the bridge already, and return it as written."""
     folders = {name: path for name in PATHS if (path := getattr(config, name)) and Path(path).is_dir()}
-    written = replace(config, **{name: os.path.relpath(path, folder) for name, path in folders.items()})
+    relative: dict[str, Any] = {name: os.path.relpath(path, folder) for name, path in folders.items()}
+    written = replace(config, **relative)
     values = {**asdict(written), BRIDGE_KEY: bridge_digest(folder)}
     write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
     return written

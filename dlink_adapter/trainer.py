@@ -156,6 +156,8 @@ def _trainer_class() -> Any:
     from transformers.utils import SAFE_WEIGHTS_NAME
 
     class OurTrainer(Trainer):
+        control: Any
+
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
             return SequentialSampler(train_dataset or self.train_dataset)
 

@@ -209,7 +209,7 @@ class _Run:
                     losses = {name: value.item() for name, value in parts.items()}
                     bar.set_postfix(loss=f"{losses['loss']:.3f}")
                     if self.log is not None:
-                        self.log.write(self.step, lr=self.schedule.get_last_lr()[0], **losses)
+                        self.log.write(self.step, lr=float(self.schedule.get_last_lr()[0]), **losses)
                 if self.step % self.config.save_every == 0 and self.step < self.config.steps:
                     self._save()
         self.link.denoiser.load_state_dict(self.average.module.state_dict())
