@@ -125,11 +125,13 @@ class Run:
             rows[here] = load_file(self.plan.text_file(piece))["text"][places[here] % TEXTS]
         return rows
 
-    def _loaded(self, paths: list[str]) -> Iterable[Loaded | str]:
+    def _loaded(self, paths: list[str]) -> Iterator[Loaded | str]:
         files = _Files(paths, self.encoder.load)
         if not self.workers:
             return (files[index] for index in range(len(files)))
-        return DataLoader(files, batch_size=None, num_workers=self.workers, prefetch_factor=64 // self.workers + 1)
+        ahead = 64 // self.workers + 1
+        # An iterator, as tqdm would make two of the loader, each with workers that decode.
+        return iter(DataLoader(files, batch_size=None, num_workers=self.workers, prefetch_factor=ahead))
 
 
 def check_text_tower(blocks: Iterable[Tensor]) -> None:
