@@ -5,7 +5,6 @@ neither a kill nor the number of processes changes a bit.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -126,22 +125,13 @@ class Run:
             rows[here] = load_file(self.plan.text_file(piece))["text"][places[here] % TEXTS]
         return rows
 
-    def _loaded(self, paths: list[str]) -> Iterable[Loaded | str]:
+    def _loaded(self, paths: list[str]) -> Iterator[Loaded | str]:
         files = _Files(paths, self.encoder.load)
         if not self.workers:
             return (files[index] for index in range(len(files)))
-        return DataLoader(
-            files,
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=64 // self.workers + 1,
-            worker_init_fn=_give_way,
-        )
-
-
-def _give_way(_: int) -> None:
-    """Decode in the time that the encoder leaves: where both want a core, all of its threads would wait for one."""
-    os.nice(19)
+        ahead = 64 // self.workers + 1
+        # An iterator, as tqdm would make two of the loader, each with workers that decode.
+        return iter(DataLoader(files, batch_size=None, num_workers=self.workers, prefetch_factor=ahead))
 
 
 def check_text_tower(blocks: Iterable[Tensor]) -> None:

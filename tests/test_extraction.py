@@ -126,6 +126,20 @@ def test_a_resumed_run_encodes_what_is_left(tmp_path, clips, encoder):
     assert files == ["5.npy", "6.npy"]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_is_decoded_once(tmp_path, clips, encoder, workers):
+    load, log = encoder.load, tmp_path / "log"
+
+    def logged(path):
+        with log.open("a") as file:
+            file.write(f"{Path(path).name}\n")
+        return load(path)
+
+    encoder.load = logged
+    extract(clips, encoder, tmp_path / "out", workers=workers)
+    assert sorted(log.read_text().split()) == [f"{number}.npy" for number in (0, 1, 3, 4, 5, 6)]
+
+
 def test_a_caption_is_encoded_once(tmp_path, clips, encoder):
     encoded, encode_text = [], encoder.encode_text
     encoder.encode_text = lambda captions: encoded.extend(captions) or encode_text(captions)

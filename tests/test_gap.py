@@ -49,6 +49,12 @@ def test_names_and_finite_values(clouds):
     assert result["text_identity"] == pytest.approx(1.0)
 
 
+def test_a_few_metrics_are_those_of_all(clouds):
+    few, every = gap.measure(*clouds, names=gap.HEADLINE), gap.measure(*clouds)
+    assert few == {name: every[name] for name in few} and "frechet" not in few
+    assert gap.before_and_after(few, few) == gap.before_and_after(every, every)
+
+
 def test_identical_clouds_have_no_gap(clouds):
     _, text = clouds
     result = gap.measure(text, text)

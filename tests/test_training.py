@@ -222,6 +222,13 @@ def test_in_the_end_means_and_closed_forms_are_those_of_all_pairs(pairs, validat
     torch.testing.assert_close(link.space.text_mean.double(), unit_mean(given[1]))
 
 
+def test_where_pairs_are_many_the_closed_forms_are_not_fitted_again(pairs, monkeypatch):
+    monkeypatch.setattr("dlink_adapter.training.REGRESSION_CLIPS", 100)
+    link, _ = run(pairs, FitConfig(steps=5))
+    train, _ = PairedEmbeddings.from_tensors(*pairs).split((0.9, 0.1))
+    torch.testing.assert_close(link.space.text_mean.double(), unit_mean(train.text))
+
+
 def test_a_batch_larger_than_the_pairs_and_half_precision_pairs(pairs):
     few = tuple(rows[:40].half() for rows in pairs)
     link, measured = run(few, FitConfig(steps=5, batch_size=1000))
