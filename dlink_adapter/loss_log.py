@@ -27,5 +27,7 @@ class LossLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read(self) -> list[dict[str, float]]:
-        """All lines."""
+        """All lines; none where a training was over before the first."""
+        if not self.path.is_file():
+            return []
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]

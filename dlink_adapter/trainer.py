@@ -82,7 +82,7 @@ def run_trainer(
     if val is not None and (out is None or not config.save_every):
         raise ValueError(f"validation keeps the best checkpoint: give out= and save_every (it is {config.save_every})")
     arguments = _arguments(config, out, val is not None, progress and sys.stderr.isatty())
-    with _random_state_kept():
+    with _state_kept():
         stream = _Stream(rows, config.steps * config.batch_size, config.seed)
         trainer = _trainer_class()(model, arguments, train_dataset=stream, eval_dataset=val, data_collator=collate)
         trainer.remove_callback(PrinterCallback)
@@ -222,12 +222,15 @@ def _log_callback(log: LossLog) -> Any:
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Trainer seeds every global generator: give the caller's states back."""
+def _state_kept() -> Iterator[None]:
+    """Trainer seeds every global generator and sets accelerate's precision: give the caller's states back."""
     import numpy as np
+    from accelerate.state import AcceleratorState
 
-    python, numpy = random.getstate(), np.random.get_state()
+    python, numpy, untouched = random.getstate(), np.random.get_state(), not AcceleratorState._shared_state
     with torch.random.fork_rng():
         yield
     random.setstate(python)
     np.random.set_state(numpy)
+    if untouched:
+        AcceleratorState._reset_state()

@@ -52,7 +52,7 @@ class Size:
     audio_steps: int
 
 
-FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 9, 400, 500, 1400, 200)
+FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 11, 1200, 700, 1500, 300)
 FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 1, 20, 5, 5, 5)
 
 
@@ -150,9 +150,8 @@ def _llama(world: World, size: Size, out: Path) -> None:
 def _captions(label: str, world: World, size: Size, quantize: str | None, out: Path) -> dict[str, list[str]]:
     pairs, test = (PairedEmbeddings.open(out / "embeddings" / name) for name in ("pairs", "test"))
     config = CaptionerConfig(
-        str(out / "llama"), prefix_tokens=4, hidden=256, after="\n", quantize=quantize, lora_dropout=0.0,
-        encoder="clap", encoder_path=str(out / "clap"),
-    )  # fmt: skip
+        str(out / "llama"), hidden=256, after="\n", quantize=quantize, encoder="clap", encoder_path=str(out / "clap")
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(world.seed)
         captioner = new_captioner(load_bridge(out / "bridges" / label), config)
