@@ -5,7 +5,7 @@ A tiny config is the class's default one with small numbers in it (`SMALL`), and
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -445,10 +445,11 @@ def test_it_comes_back_from_disk(host: Host, make_link, tmp_path: Path) -> None:
     host.model.save_pretrained(tmp_path)
     detach(host.model)
     loaded = type(host.model).from_pretrained(tmp_path).eval()
-    assert torch.equal(logits(loaded, host.inputs), host.plain)
+    same = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)  # rounding depends on where weights lie
+    same(logits(loaded, host.inputs), host.plain)
     attach(loaded, make_link(dim=host.width, samples=4))
     loaded.load_state_dict(weights, strict=False)
-    assert torch.equal(logits(loaded, host.inputs), bridged)
+    same(logits(loaded, host.inputs), bridged)
 
 
 def test_a_step_moves_the_bridge_alone(host: Host, make_link) -> None:
