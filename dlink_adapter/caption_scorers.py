@@ -95,12 +95,14 @@ def _meteor(captions: Captions) -> list[Result]:
     try:
         lines = [scorer._stat(captions.predictions[clip][0], references) for clip, references in groups]
         counts = torch.tensor([[float(count) for count in line.split(" ")] for line in lines], dtype=torch.float64)
-        each = _meteor_of_sums(counts)
     except (OSError, ValueError) as error:  # it died: a broken pipe, or an empty line
         scorer.meteor_p.kill()
         _meteor_program.cache_clear()
         raise NotRun(f"METEOR's Java program failed: {scorer.meteor_p.stderr.read().decode().strip()}") from error
-    return [Result(_meteor_of_sums(counts.sum(0)).item(), each.tolist(), Pooled(counts, _meteor_of_sums))]
+    word_for_word = (counts[:, 20] == 1) & (counts[:, 21:] == counts[:, :2]).all(-1)
+    counts[word_for_word, 20] = 0  # the program counts no chunk of a caption that is a reference, alone or in a corpus
+    each, corpus = _meteor_of_sums(counts), _meteor_of_sums(counts.sum(0))
+    return [Result(corpus.item(), each.tolist(), Pooled(counts, _meteor_of_sums))]
 
 
 def _meteor_of_sums(sums: Tensor) -> Tensor:
@@ -114,8 +116,7 @@ def _meteor_of_sums(sums: Tensor) -> Tensor:
     precision, recall = (weighted / possible).nan_to_num(0).unbind(-1)  # an empty caption has neither
     f_mean = 1 / ((1 - METEOR_ALPHA) / precision + METEOR_ALPHA / recall)
     fragments = (chunks / matched.mean(-1)).nan_to_num(0)
-    in_one_piece = (chunks == 1) & (matched == lengths).all(-1)
-    return f_mean * (1 - METEOR_GAMMA * torch.where(in_one_piece, 0, fragments**METEOR_BETA))
+    return f_mean * (1 - METEOR_GAMMA * fragments**METEOR_BETA)
 
 
 @cache
