@@ -181,6 +181,14 @@ TINY = {
     ),
     "glm46v": Tiny("Glm46VForConditionalGeneration", 4, FRAME_PAIRS, GLM_ROPE, types=True),
     "glm4v": Tiny("Glm4vForConditionalGeneration", 4, FRAME_PAIRS, GLM_ROPE, types=True),
+    "glm4v_moe": Tiny("Glm4vMoeForConditionalGeneration", 4, FRAME_PAIRS, GLM_ROPE, types=True),
+    "glm5_next": Tiny(
+        "Glm5NextForConditionalGeneration",
+        4,
+        FRAME_PAIRS,
+        GLM_ROPE | {"text_config.num_key_value_heads": 4},
+        types=True,
+    ),
     "glm_ocr": Tiny("GlmOcrForConditionalGeneration", 4, FRAME_PAIRS, GLM_ROPE, types=True),
     "glmasr": Tiny("GlmAsrForConditionalGeneration", 14, mel(112), FOUR_FRAMES_A_TOKEN),
     "got_ocr2": Tiny("GotOcr2ForConditionalGeneration", 1, IMAGE),
@@ -334,6 +342,7 @@ TINY = {
         "Qwen2VLForConditionalGeneration", 4, FRAME_PAIRS, QWEN_ROPE | {"vision_config.hidden_size": TEXT}, types=True
     ),
     "qwen3_5": Tiny("Qwen3_5ForConditionalGeneration", 4, FRAME_PAIRS, POSITIONS, types=True),
+    "qwen3_5_moe": Tiny("Qwen3_5MoeForConditionalGeneration", 4, FRAME_PAIRS, POSITIONS, types=True),
     "qwen3_asr": Tiny("Qwen3ASRForConditionalGeneration", 13, mel(100), {"audio_config.output_dim": TEXT}),
     "qwen3_vl": Tiny(
         "Qwen3VLForConditionalGeneration",
