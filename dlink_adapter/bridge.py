@@ -37,7 +37,7 @@ class DiffusionLink(PretrainedBridge):
         self.space = EmbeddingSpace(config.dim)
         self.denoiser = Denoiser(config)
         self.kernel = KernelRegression(config.dim, config.landmarks)
-        self.pseudo_audio = PseudoAudio(config.dim)
+        self.pseudo_audio = PseudoAudio(config.dim, config.exemplars)
         self.register_buffer("fixed_noise", mirrored_noise(config.samples, config.dim))
 
     @property

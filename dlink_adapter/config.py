@@ -26,6 +26,7 @@ class BridgeConfig:
         landmarks: embeddings that the kernel ridge estimate is made from, at most.
         pseudo_audio: captions are first sent to where audio of them might lie (`PseudoAudio`), so that a captioner that
             is trained on captions meets the uncertainty of audio. False noises captions isotropically, as audio.
+        exemplars: pairs that pseudo-audio takes its scatter from, at most.
         text_weight: weight of the text-to-text denoising loss beside the audio-to-text one.
         topology_weight: weight of the topology loss.
         contrastive_weight: weight of the contrastive loss, which keeps reconstructions of different clips apart.
@@ -45,6 +46,7 @@ class BridgeConfig:
     kernel: bool = True
     landmarks: int = 1024
     pseudo_audio: bool = True
+    exemplars: int = 2048
     text_weight: float = 1.0
     topology_weight: float = 1.0
     contrastive_weight: float = 0.1
@@ -53,7 +55,7 @@ class BridgeConfig:
         from dlink_adapter.samplers import SAMPLERS
         from dlink_adapter.schedules import SCHEDULES
 
-        for name in ("dim", "blocks", "timesteps", "steps", "samples", "landmarks"):
+        for name in ("dim", "blocks", "timesteps", "steps", "samples", "landmarks", "exemplars"):
             _require(
                 isinstance(getattr(self, name), int) and getattr(self, name) >= 1, self, name, "an int of at least 1"
             )

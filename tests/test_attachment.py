@@ -448,16 +448,20 @@ def test_a_quantised_host(kind: str, make_link, tmp_path: Path) -> None:
     model, inputs = llava(64)
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, quantization_config=quantization(kind)).eval()
-    plain, keys = logits(loaded, inputs), list(loaded.state_dict())
-    attach(loaded, make_link(dim=64))
-    assert not torch.equal(logits(loaded, inputs), plain)
-    with disabled(loaded):
-        assert torch.equal(logits(loaded, inputs), plain)
-    mark_only_bridge_trainable(loaded)
+    # Some CPUs pack 4-bit weights in use. `state_dict` unpacks them, to other roundings, and then they have gradients.
+    with torch.no_grad():
+        logits(loaded, inputs)
+        keys, plain = list(loaded.state_dict()), logits(loaded, inputs)
+        attach(loaded, make_link(dim=64))
+        assert not torch.equal(logits(loaded, inputs), plain)
+        with disabled(loaded):
+            assert torch.equal(logits(loaded, inputs), plain)
+        detach(loaded)
+        assert torch.equal(logits(loaded, inputs), plain) and list(loaded.state_dict()) == keys
+    mark_only_bridge_trainable(attach(loaded, make_link(dim=64)))
+    loaded.train()
     loaded(**inputs).logits.sum().backward()
-    assert all(value.grad is None for name, value in loaded.named_parameters() if ".bridge." not in name)
-    detach(loaded)
-    assert torch.equal(logits(loaded, inputs), plain) and list(loaded.state_dict()) == keys
+    assert all((value.grad is None) != (".bridge." in name) for name, value in loaded.named_parameters())
 
 
 def test_input_dim_of_the_kinds_that_say() -> None:

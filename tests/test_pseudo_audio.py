@@ -4,48 +4,72 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.pseudo_audio import PseudoAudio
+from dlink_adapter.pseudo_audio import NEIGHBOURS, PseudoAudio
+from dlink_adapter.sharing import ALONE
 
-DIM = 6
+DIM, EXEMPLARS = 6, 3000
 SCATTER = torch.diag(torch.tensor([1.0, 0.6, 0.3, 0.1, 0.0, 0.0], dtype=torch.float64))
+
+
+def drawn(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
 def world():
-    draw = torch.Generator().manual_seed(0)
+    """A rotation, and noise ten times as large where the first coordinate of the caption is positive."""
+    draw = drawn(0)
     rotation = torch.linalg.qr(torch.randn(DIM, DIM, generator=draw, dtype=torch.float64)).Q
-    text, noise = torch.randn(2, 4000, DIM, generator=draw, dtype=torch.float64)
-    pseudo_audio = PseudoAudio(DIM)
-    found = pseudo_audio.fit(text @ rotation + noise @ SCATTER, text)
-    return pseudo_audio, rotation, found
+    text, noise = torch.randn(2, 5000, DIM, generator=draw, dtype=torch.float64)
+    noise = noise @ SCATTER * torch.where(text[:, :1] > 0, 1.0, 0.1)
+    pseudo_audio = PseudoAudio(DIM, EXEMPLARS)
+    return pseudo_audio, rotation, noise, pseudo_audio.fit(text @ rotation + noise, text)
 
 
-def test_it_finds_the_map_and_the_scatter(world):
-    pseudo_audio, rotation, found = world
+def test_it_finds_the_map_and_keeps_errors_of_some_pairs(world):
+    pseudo_audio, rotation, noise, found = world
     torch.testing.assert_close(pseudo_audio.weight.double(), rotation, atol=0.05, rtol=0)
-    torch.testing.assert_close(pseudo_audio.spread.double(), SCATTER, atol=0.05, rtol=0)
-    noise = SCATTER.square().sum().item()
-    assert found["unexplained"] == pytest.approx(noise / (DIM + noise), abs=0.01)
+    assert pseudo_audio.captions.shape == pseudo_audio.errors.shape == (EXEMPLARS, DIM)
+    torch.testing.assert_close(torch.cov(pseudo_audio.errors.double().T), torch.cov(noise.T), atol=0.05, rtol=0)
+    variance = noise.square().sum(-1).mean().item()
+    assert found["unexplained"] == pytest.approx(variance / (DIM + variance), abs=0.01)
 
 
-def test_a_caption_scatters_around_its_mean_as_audio_does(world):
+@pytest.mark.parametrize(("side", "scale"), [(3.0, 1.0), (-3.0, 0.1)])
+def test_a_caption_scatters_as_the_audio_of_captions_like_it(world, side, scale):
     pseudo_audio = world[0]
-    text = 100 * torch.randn(1, DIM, generator=torch.Generator().manual_seed(1))  # so far out that norms hardly matter
-    many = pseudo_audio(text.expand(20_000, DIM), torch.Generator().manual_seed(2))
-    torch.testing.assert_close(many.norm(dim=-1), torch.full((20_000,), DIM**0.5))
-    mean = pseudo_audio(text, noise=False)
-    assert torch.cosine_similarity(many.mean(0, keepdim=True), mean).item() > 1 - 1e-5
-    scale = DIM**0.5 / (text @ pseudo_audio.weight).norm()
-    direction = normalize(mean, dim=-1)[0].double()
-    across = torch.eye(DIM, dtype=torch.float64) - torch.outer(direction, direction)
-    expected = across @ SCATTER.square() @ across * scale**2
-    torch.testing.assert_close(torch.cov(many.double().T), expected, atol=0.03 * scale.item() ** 2, rtol=0)
+    text = torch.randn(4000, DIM, generator=drawn(1))
+    text[:, 0] = side
+    errors = pseudo_audio._errors_nearby(text, drawn(2), ALONE)
+    expected = SCATTER.diagonal().float() * scale
+    torch.testing.assert_close(errors.std(0), expected, atol=0.15 * scale, rtol=0)
+
+
+def test_it_draws_from_the_nearest_pairs_alone(world):
+    pseudo_audio = world[0]
+    text = torch.randn(1, DIM, generator=drawn(3))
+    nearest = (normalize(text, dim=-1) @ pseudo_audio.captions.T).topk(NEIGHBOURS).indices[0]
+    expected = normalize(text @ pseudo_audio.weight + pseudo_audio.errors[nearest], dim=-1) * DIM**0.5
+    many = pseudo_audio(text.expand(500, DIM), drawn(4))
+    assert torch.cdist(many, expected).argmin(1).bincount().min() > 30
+    assert torch.cdist(many, expected).amin(1).max() < 1e-3
+    torch.testing.assert_close(pseudo_audio(text, noise=False).norm(dim=-1), torch.tensor([DIM**0.5]))
 
 
 def test_it_repeats_with_a_generator(world):
     text = torch.randn(5, DIM)
-    first, again, other = (world[0](text, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    first, again, other = (world[0](text, drawn(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.allclose(first, other)
+
+
+def test_fewer_pairs_than_places(world):
+    text = torch.randn(20, DIM, generator=drawn(5), dtype=torch.float64)
+    pseudo_audio = PseudoAudio(DIM, EXEMPLARS)
+    pseudo_audio.fit(text + 0.1, text)
+    assert (pseudo_audio.captions.norm(dim=-1) > 0).sum() == 20
+    opposite = -text[:1].float()  # to whom the places that are left are nearer than most captions
+    many = pseudo_audio._errors_nearby(opposite.expand(200, DIM), drawn(6), ALONE)
+    assert torch.cdist(many, pseudo_audio.errors[:20]).amin(1).max() < 1e-3
 
 
 def test_unfitted_it_is_text_itself():
