@@ -52,7 +52,7 @@ class Size:
     audio_steps: int
 
 
-FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 11, 1200, 700, 1500, 300)
+FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 10, 1000, 600, 1200, 300)
 FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 1, 20, 5, 5, 5)
 
 
@@ -150,7 +150,13 @@ def _llama(world: World, size: Size, out: Path) -> None:
 def _captions(label: str, world: World, size: Size, quantize: str | None, out: Path) -> dict[str, list[str]]:
     pairs, test = (PairedEmbeddings.open(out / "embeddings" / name) for name in ("pairs", "test"))
     config = CaptionerConfig(
-        str(out / "llama"), hidden=256, after="\n", quantize=quantize, encoder="clap", encoder_path=str(out / "clap")
+        str(out / "llama"),
+        prefix_tokens=4,
+        hidden=256,
+        after="\n",
+        quantize=quantize,
+        encoder="clap",
+        encoder_path=str(out / "clap"),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(world.seed)
@@ -164,7 +170,7 @@ def _captions(label: str, world: World, size: Size, quantize: str | None, out: P
     captioner.save_pretrained(made / "zero_shot")
     said["zero_shot"] = captioner.generate(test.audio)
     heard = [captions[0] for captions in pairs.captions]
-    train_captioner(captioner, heard, audio=pairs.audio, config=replace(training, steps=size.audio_steps, lr=1e-3))
+    train_captioner(captioner, heard, audio=pairs.audio, config=replace(training, steps=size.audio_steps, lr=3e-4))
     captioner.save_pretrained(made / "supervised")
     said["supervised"] = captioner.generate(test.audio)
     return said
