@@ -12,7 +12,7 @@ The output folder holds results.json, clouds.png, captions.png, examples/ and ev
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +25,10 @@ from dlink_adapter import BRIDGES, DiffusionLink, FitConfig, PairedEmbeddings, f
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.baselines.closed_form import ClosedFormBridge
 from dlink_adapter.caption_training import train_captioner
+from dlink_adapter.captioner import Captioner
 from dlink_adapter.captioner_config import CaptionerConfig
 from dlink_adapter.gap import before_and_after, measure
-from dlink_adapter.integrations.causal_lm import new_captioner
+from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
 from dlink_adapter.recipes.demo_report import report, table
 from dlink_adapter.soundscapes.small_clap import train_small_clap
@@ -149,28 +150,34 @@ def _llama(world: World, size: Size, out: Path) -> None:
 
 def _captions(label: str, world: World, size: Size, quantize: str | None, out: Path) -> dict[str, list[str]]:
     pairs, test = (PairedEmbeddings.open(out / "embeddings" / name) for name in ("pairs", "test"))
-    config = CaptionerConfig(
-        str(out / "llama"),
-        prefix_tokens=4,
-        hidden=256,
-        after="\n",
-        quantize=quantize,
-        encoder="clap",
-        encoder_path=str(out / "clap"),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(world.seed)
-        captioner = new_captioner(load_bridge(out / "bridges" / label), config)
-    made, said = out / "captioners" / label, {}
-    unheard = [captions[0] for captions in world.captions("text")]
-    training = TrainerConfig(steps=size.text_steps, lr=3e-3, seed=world.seed)
-    train_captioner(
-        captioner, unheard, text=load_file(out / "embeddings" / "text.safetensors")["text"], config=training
-    )
+    captioner, made, said = _text_only(label, world, size, quantize, out), out / "captioners" / label, {}
     captioner.save_pretrained(made / "zero_shot")
     said["zero_shot"] = captioner.generate(test.audio)
     heard = [captions[0] for captions in pairs.captions]
-    train_captioner(captioner, heard, audio=pairs.audio, config=replace(training, steps=size.audio_steps, lr=3e-4))
+    training = TrainerConfig(steps=size.audio_steps, lr=3e-4, seed=world.seed)
+    train_captioner(captioner, heard, audio=pairs.audio, config=training)
     captioner.save_pretrained(made / "supervised")
     said["supervised"] = captioner.generate(test.audio)
     return said
+
+
+def _text_only(label: str, world: World, size: Size, quantize: str | None, out: Path) -> Captioner:
+    """A captioner trained on captions alone. The methods that leave captions as they are share one training."""
+    bridge = load_bridge(out / "bridges" / label)
+    if label in ("mean_shift", "ridge"):
+        captioner = load_captioner(out / "captioners" / "raw" / "zero_shot")
+        captioner.bridge = bridge.requires_grad_(False).eval()
+        return captioner
+    llama, clap = str(out / "llama"), str(out / "clap")
+    config = CaptionerConfig(
+        llama, prefix_tokens=4, hidden=256, after="\n", quantize=quantize, encoder="clap", encoder_path=clap
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(world.seed)
+        captioner = new_captioner(bridge, config)
+    unheard = [captions[0] for captions in world.captions("text")]
+    text = load_file(out / "embeddings" / "text.safetensors")["text"]
+    train_captioner(
+        captioner, unheard, text=text, config=TrainerConfig(steps=size.text_steps, lr=3e-3, seed=world.seed)
+    )
+    return captioner
