@@ -22,6 +22,7 @@ class EmbeddingSpace(nn.Module):
     audio_mean: Tensor
     text_mean: Tensor
     text_radius: Tensor
+    offset: Tensor
 
     def __init__(self, dim: int):
         super().__init__()
@@ -29,6 +30,7 @@ class EmbeddingSpace(nn.Module):
         self.register_buffer("audio_mean", torch.full((dim,), torch.nan))
         self.register_buffer("text_mean", torch.full((dim,), torch.nan))
         self.register_buffer("text_radius", torch.tensor(torch.nan))
+        self.register_buffer("offset", torch.zeros(dim))
 
     @property
     def is_fitted(self) -> bool:
@@ -45,6 +47,7 @@ class EmbeddingSpace(nn.Module):
         self.audio_mean.copy_(audio_mean)
         self.text_mean.copy_(text_mean)
         self.text_radius.copy_(residual.mean())
+        self.offset.zero_()
 
     def describe(self) -> dict[str, float]:
         """Norms of the means and the radius of text around its mean, for a model card."""
@@ -59,7 +62,15 @@ class EmbeddingSpace(nn.Module):
     def decode(self, coordinates: Tensor) -> Tensor:
         """Coordinates -> unit-norm text embeddings, at the radius around the text mean at which text lies."""
         direction = normalize(coordinates, dim=-1) * self.text_radius.to(coordinates)
-        return normalize(direction + self.text_mean.to(coordinates), dim=-1)
+        on_sphere = normalize(direction + self.text_mean.to(coordinates), dim=-1)
+        return normalize(on_sphere + self.offset.to(coordinates), dim=-1)
+
+    def centre(self, decoded: Rows) -> None:
+        """Move what `decode` gives so that its mean is that of text, given what it gave of training pairs (n, dim).
+
+        Directions of one length around the text mean do not average to it: their cloud is not symmetric.
+        """
+        self.offset.add_(self.text_mean - unit_mean(decoded).to(self.offset))
 
 
 def unit_mean(x: Rows) -> Tensor:

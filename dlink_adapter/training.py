@@ -123,10 +123,12 @@ def fit(
     link.metadata["training"] = {**asdict(config), "pairs": len(train), "clips": train.clips}
     link.eval()
     calibration = calibrate(link, held_out, next(iter(train.blocks("text"))))
+    _centre(link, train)
     link.metadata["gap_before_and_after"] = gap_left(link, held_out)
     if train is not given and train.clips < REGRESSION_CLIPS:  # where they are few, closed forms want all pairs
         link.space.fit(given.blocks("audio"), given.blocks("text"))
         _Estimates(link, given, config.seed)
+        _centre(link, given)
     link.metadata["space"] = link.space.describe()
     link.to(own_device)
     if out is not None and accelerator.is_main_process:
@@ -286,6 +288,13 @@ class _Run:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.schedule.load_state_dict({"last_epoch": self.step - 1, "_step_count": self.step})
         self.schedule.step()
+
+
+@torch.no_grad()
+def _centre(link: DiffusionLink, pairs: PairedEmbeddings) -> None:
+    """Bridged audio of the pairs, of some where they are many, gets the mean of text."""
+    some = torch.randperm(pairs.clips, generator=Generator().manual_seed(0))[:MAX_CLIPS]
+    link.space.centre(bridge_rows(link, pairs.select(some.sort().values).audio.to(link.space.offset.device)))
 
 
 @torch.no_grad()

@@ -48,6 +48,18 @@ def test_text_comes_back(space, pairs):
     torch.testing.assert_close(back, on_radius)
 
 
+def test_centred_the_mean_of_what_is_decoded_is_that_of_text(space):
+    coordinates = torch.randn(600, 32, generator=torch.Generator().manual_seed(1)) + 0.5
+    decoded = space.decode(coordinates)
+    space.centre(decoded)
+    after = space.decode(coordinates)
+    torch.testing.assert_close(after.norm(dim=-1), torch.ones(600))
+    apart = [(unit_mean(rows) - space.text_mean).norm() for rows in (decoded, after)]
+    assert apart[1] < 0.3 * apart[0]
+    space.fit(coordinates, coordinates)
+    assert not space.offset.any()
+
+
 def test_unit_mean_of_more_rows_than_a_block():
     rows = torch.randn(40_000, 3, generator=torch.Generator().manual_seed(0)) + 1
     torch.testing.assert_close(unit_mean(rows), normalize(rows.double(), dim=-1).mean(0))

@@ -76,6 +76,13 @@ def test_it_beats_a_mean_shift_where_the_gap_is_more_than_a_shift(pairs):
     assert link.config.depth == measured["calibration"]["depth"] and not link.training
 
 
+def test_bridged_audio_has_the_mean_of_text(pairs):
+    link, _ = run(pairs)
+    apart = (unit_mean(link(pairs[0])) - unit_mean(pairs[1])).norm()
+    link.space.offset.zero_()
+    assert apart < 0.6 * (unit_mean(link(pairs[0])) - unit_mean(pairs[1])).norm()
+
+
 def test_the_losses_fall(pairs, tmp_path):
     alone = replace(BRIDGE, kernel=False)  # kernel ridge leaves nothing to learn in a linear world
     run(pairs, FitConfig(steps=200, batch_size=64, lr=3e-3), alone, out=tmp_path)
@@ -195,7 +202,8 @@ def test_pairs_and_tensors_are_the_same(pairs):
 
 def test_pairs_on_disk_are_the_same_and_are_never_whole(pairs, tmp_path, monkeypatch):
     few, captions = FitConfig(steps=5), [["x"]] * len(pairs[0])
-    monkeypatch.setattr("dlink_adapter.training.REGRESSION_CLIPS", 100)
+    for most in ("REGRESSION_CLIPS", "MAX_CLIPS"):
+        monkeypatch.setattr(f"dlink_adapter.training.{most}", 100)
     expected, _ = run(pairs, few)
     on_disk = PairedEmbeddings.write(tmp_path / "pairs", *pairs, captions, shard_clips=250)
     gathered = []
