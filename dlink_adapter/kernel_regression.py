@@ -6,9 +6,9 @@ from torch.nn.functional import normalize
 
 from dlink_adapter.leave_one_out import RidgeFit, ridge_by_leave_one_out
 
-SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0)
+SHARPNESS = (1 / 64, 1 / 16, 0.25, 0.5, 1.0, 2.0, 4.0)  # from next to linear on
 SAMPLE = 16384  # rows that are left out in turn
-FEW = 256  # rows that the sharpness is chosen on; everything else is on all of them
+FEW = 512  # rows that the sharpness is chosen on; everything else is on all of them
 BLOCK_ROWS = 8192
 
 
