@@ -37,7 +37,8 @@ def test_it_is_the_kernel_ridge_of_scikit_learn(pairs):
     new = bridge.space.encode(pairs[0][100:].double())
     predicted = torch.from_numpy(reference.predict(normalize(new, dim=-1).numpy()))
     expected = bridge.space.decode(predicted + share * new)
-    torch.testing.assert_close(bridge(pairs[0][100:]).double(), expected, rtol=1e-4, atol=1e-4)
+    # Next to linear, a kernel is a small difference of large numbers, which the bridge holds in single precision.
+    torch.testing.assert_close(bridge(pairs[0][100:]).double(), expected, rtol=1e-4, atol=5e-4)
 
 
 def test_it_learns_what_no_matrix_can():
