@@ -75,13 +75,16 @@ class Captioner(nn.Module):
             raise ValueError(f"the tokenizer of {config.base_model} has no chat template: use chat=False")
         self.settings = config  # not `config`: Trainer writes into the config of a model
         self.tokenizer, self.llm = tokenizer, llm
-        self.bridge = bridge.requires_grad_(False).eval()
         width = llm.get_input_embeddings().embedding_dim
         self.projector = PrefixProjector(bridge.dim, config.hidden, config.prefix_tokens, width)
         device = llm.get_input_embeddings().weight.device
         if device.type != "meta":  # offloaded: accelerate moves it
-            self.bridge.to(device)
             self.projector.to(device)
+        self.put_behind(bridge)
+
+    def put_behind(self, bridge: PretrainedBridge) -> None:
+        """Take another bridge in place of the one that is there: frozen, and moved to where the projector lies."""
+        self.bridge = bridge.requires_grad_(False).eval().to(next(self.projector.parameters()).device)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but the frozen bridge stays in eval mode: it has noise while training, and no dropout."""

@@ -101,7 +101,7 @@ def read_folder(source: Path, media: Path) -> list[Clip]:
                 f"{path} has no captions in {beside.name} beside it: write some, or use the layout labels, "
                 "for which the folder's name is the caption"
             )
-        captions = [line for line in beside.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        captions = [line for line in beside.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         clips.append(Clip(path.relative_to(source).as_posix(), path, captions))
     return clips
 

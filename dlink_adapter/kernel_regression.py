@@ -13,7 +13,7 @@ BLOCK_ROWS = 8192
 
 
 class KernelRegression(nn.Module):
-    """s a + sum_j k(a, a_j) c_j of rows a (..., dim), with k(a, b) = exp(g (cos(a, b) - 1)).
+    """s a + sum_j k(a, a_j) c_j of rows a (..., dim), with k(a, b) = (exp(g cos(a, b)) - 1) / (exp(g) - 1).
 
     The sharpness g, the ridge's strength and s, the share of the input that the rest is added to, are those with the
     smallest leave-one-out error, g on `FEW` rows.
@@ -69,8 +69,12 @@ class KernelRegression(nn.Module):
 
 
 def kernel(a: Tensor, landmarks: Tensor, sharpness: Tensor | float) -> Tensor:
-    """exp(g (cos - 1)) of rows (..., dim) and unit rows (m, dim): an RBF kernel of gamma g / 2."""
-    return (sharpness * (normalize(a, dim=-1) @ landmarks.T - 1)).exp()
+    """(exp(g cos) - 1) / (exp(g) - 1) of rows (..., dim) and unit rows (m, dim): RBF less its constant.
+
+    So it tends to the cosine as g tends to 0, instead of to a constant that hides it.
+    """
+    sharpness = torch.as_tensor(sharpness).to(a)
+    return (sharpness * (normalize(a, dim=-1) @ landmarks.T)).expm1() / sharpness.expm1()
 
 
 def _fit(a: Tensor, t: Tensor, landmarks: Tensor, sharpness: float) -> RidgeFit:

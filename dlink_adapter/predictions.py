@@ -34,7 +34,7 @@ class Matched:
 def read_predictions(path: Path) -> dict[str, str]:
     """The caption of each name. Raises ValueError on a name that is given twice, and on what is not such a line."""
     captions: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -14,13 +14,14 @@ from dlink_adapter.leave_one_out import ridge_by_leave_one_out
 from dlink_adapter.sharing import ALONE, Draws, Share, normal
 
 NEIGHBOURS = 8  # pairs whose errors a caption draws from
+SAME = 1 - 1e-4  # the cosine from which on a caption is the same
 
 
 class PseudoAudio(nn.Module):
     """text W + e: text coordinates (..., dim) -> audio coordinates (..., dim) of norm sqrt(dim).
 
     W is a ridge regression from text to audio, e the leave-one-out error of one of the `NEIGHBOURS` pairs with the
-    captions nearest to this one, drawn at random.
+    captions nearest to this one, drawn at random. Pairs with this very caption are left out: their audio is not heard.
 
     Args:
         dim: width of a row.
@@ -56,7 +57,7 @@ class PseudoAudio(nn.Module):
     def _errors_nearby(self, text: Tensor, generator: Draws, share: Share) -> Tensor:
         captions = self.captions.to(text)
         similar = normalize(text, dim=-1) @ captions.T
-        similar = similar.masked_fill((captions == 0).all(-1), -torch.inf)
-        near = similar.topk(min(NEIGHBOURS, len(self.captions)), dim=-1).indices
-        drawn = normal(near.shape, text, generator, share).argmax(-1, keepdim=True)
-        return self.errors.to(text)[near.gather(-1, drawn).squeeze(-1)]
+        similar = similar.masked_fill((captions == 0).all(-1) | (similar > SAME), -torch.inf)
+        similar, near = similar.topk(min(NEIGHBOURS, len(self.captions)), dim=-1)
+        draws = normal(near.shape, text, generator, share).masked_fill(similar.isneginf(), -torch.inf)
+        return self.errors.to(text)[near.gather(-1, draws.argmax(-1, keepdim=True)).squeeze(-1)]

@@ -65,12 +65,12 @@ class EmbeddingSpace(nn.Module):
         on_sphere = normalize(direction + self.text_mean.to(coordinates), dim=-1)
         return normalize(on_sphere + self.offset.to(coordinates), dim=-1)
 
-    def centre(self, decoded: Rows) -> None:
-        """Move what `decode` gives so that its mean is that of text, given what it gave of training pairs (n, dim).
+    def centre(self, decoded: Rows, text: Rows) -> None:
+        """Move what `decode` gives towards the mean of text, given what it gave of audio, and its text, both (n, dim).
 
         Directions of one length around the text mean do not average to it: their cloud is not symmetric.
         """
-        self.offset.add_(self.text_mean - unit_mean(decoded).to(self.offset))
+        self.offset.add_((unit_mean(text) - unit_mean(decoded)).to(self.offset))
 
 
 def unit_mean(x: Rows) -> Tensor:

@@ -292,9 +292,10 @@ class _Run:
 
 @torch.no_grad()
 def _centre(link: DiffusionLink, pairs: PairedEmbeddings) -> None:
-    """Bridged audio of the pairs, of some where they are many, gets the mean of text."""
+    """Moves bridged audio to the mean of its text, as pairs say, or some of them where they are many."""
     some = torch.randperm(pairs.clips, generator=Generator().manual_seed(0))[:MAX_CLIPS]
-    link.space.centre(bridge_rows(link, pairs.select(some.sort().values).audio.to(link.space.offset.device)))
+    pairs, device = pairs.select(some.sort().values), link.space.offset.device
+    link.space.centre(bridge_rows(link, pairs.audio.to(device))[pairs.clip.to(device)], pairs.text.to(device))
 
 
 @torch.no_grad()

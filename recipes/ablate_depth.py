@@ -94,6 +94,7 @@ def _measure(
     """A point for each (samples, steps) of `runs` and each depth."""
     link = DiffusionLink(config)
     fit(link, train, config=training, out=folder)
+    link.space.offset.zero_()  # it is that of one depth
     points = []
     with torch.no_grad():
         for samples, steps in runs:

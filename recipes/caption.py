@@ -24,6 +24,7 @@ from dlink_adapter.clip_tables import AUDIO, files_below
 from dlink_adapter.encoders import AudioEncoder, UnreadableError, load_encoder
 from dlink_adapter.extraction_plan import to_jsonl
 from dlink_adapter.integrations.causal_lm import load_captioner
+from dlink_adapter.sharing import process_state
 
 Batch = tuple[list[str], Tensor]  # names, embeddings
 
@@ -40,6 +41,8 @@ def main(clips: list[str], *, model: Path, out: Path | None = None, batch_size: 
         num_beams: beams of the search; 1 is greedy.
     """
     captioner = load_captioner(model)
+    if captioner.settings.quantize is None:  # else it is where it runs
+        captioner.to(process_state().device)
     folders = [Path(clip) for clip in clips if Path(clip, "header.json").is_file()]
     files = list(chain(*(_files(clip) for clip in clips if Path(clip) not in folders)))
     embedded = [_opened(folder, captioner) for folder in folders]

@@ -73,6 +73,7 @@ def main(
         validated = [line["val_loss"] for line in LossLog(out).read() if "val_loss" in line]
         if process_state().is_main_process:
             model.save_pretrained(out)
+        process_state().wait_for_everyone()  # before any of them notes that this is done
         return {"loss": loss, "val_loss": min(validated, default=None), "rows": len(rows)}
 
     process_state()
@@ -93,7 +94,7 @@ def _rows(
     if text is not None and captions is not None:
         if condition != "text":
             raise ValueError(f"--text_embeddings has no audio: condition {condition} needs --pairs")
-        lines = captions.read_text(encoding="utf-8").splitlines()
+        lines = captions.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         return CaptionRows(lines, text=torch.from_numpy(read_array(text))), None
     assert pairs is not None
     data = PairedEmbeddings.open(pairs)
@@ -108,7 +109,7 @@ def _captioner(bridge: Path | None, init: Path | None, config: CaptionerConfig, 
             raise ValueError(f"the captioner in {init} has its own {', '.join(fixed)}: leave that out, or --init")
         loaded.settings = replace(loaded.settings, **new)
         if bridge is not None:
-            loaded.bridge = load_bridge(bridge).requires_grad_(False).eval()
+            loaded.put_behind(load_bridge(bridge))
         return loaded
     if bridge is None or not config.base_model:
         raise ValueError("give --bridge DIR and --captioner.base_model NAME, or --init DIR")

@@ -48,10 +48,10 @@ def test_text_comes_back(space, pairs):
     torch.testing.assert_close(back, on_radius)
 
 
-def test_centred_the_mean_of_what_is_decoded_is_that_of_text(space):
+def test_centred_the_mean_of_what_is_decoded_is_that_of_text(space, pairs):
     coordinates = torch.randn(600, 32, generator=torch.Generator().manual_seed(1)) + 0.5
     decoded = space.decode(coordinates)
-    space.centre(decoded)
+    space.centre(decoded, pairs[1])
     after = space.decode(coordinates)
     torch.testing.assert_close(after.norm(dim=-1), torch.ones(600))
     apart = [(unit_mean(rows) - space.text_mean).norm() for rows in (decoded, after)]

@@ -14,4 +14,4 @@ class MeanShift(ClosedFormBridge):
 
     def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
         x = normalize(x, dim=-1)
-        return x if modality == "text" else normalize(x - self.space.audio_mean + self.space.text_mean, dim=-1)
+        return x if modality == "text" else normalize(x + (self.space.text_mean - self.space.audio_mean).to(x), dim=-1)
