@@ -80,9 +80,9 @@ class Captioner(nn.Module):
         device = llm.get_input_embeddings().weight.device
         if device.type != "meta":  # offloaded: accelerate moves it
             self.projector.to(device)
-        self.put_behind(bridge)
+        self.set_bridge(bridge)
 
-    def put_behind(self, bridge: PretrainedBridge) -> None:
+    def set_bridge(self, bridge: PretrainedBridge) -> None:
         """Take another bridge in place of the one that is there: frozen, and moved to where the projector lies."""
         self.bridge = bridge.requires_grad_(False).eval().to(next(self.projector.parameters()).device)
 

@@ -292,7 +292,7 @@ class _Run:
 
 @torch.no_grad()
 def _centre(link: DiffusionLink, pairs: PairedEmbeddings) -> None:
-    """Moves bridged audio to the mean of its text, as pairs say, or some of them where they are many."""
+    """Move bridged audio to the mean of its text, over the pairs, or over some of them where they are many."""
     some = torch.randperm(pairs.clips, generator=Generator().manual_seed(0))[:MAX_CLIPS]
     pairs, device = pairs.select(some.sort().values), link.space.offset.device
     link.space.centre(bridge_rows(link, pairs.audio.to(device))[pairs.clip.to(device)], pairs.text.to(device))

@@ -166,7 +166,7 @@ def _text_only(label: str, world: World, size: Size, quantize: str | None, out: 
     bridge = load_bridge(out / "bridges" / label)
     if label in ("mean_shift", "ridge"):
         captioner = load_captioner(out / "captioners" / "raw" / "zero_shot")
-        captioner.put_behind(bridge)
+        captioner.set_bridge(bridge)
         return captioner
     llama, clap = str(out / "llama"), str(out / "clap")
     config = CaptionerConfig(

@@ -109,7 +109,7 @@ def _captioner(bridge: Path | None, init: Path | None, config: CaptionerConfig, 
             raise ValueError(f"the captioner in {init} has its own {', '.join(fixed)}: leave that out, or --init")
         loaded.settings = replace(loaded.settings, **new)
         if bridge is not None:
-            loaded.put_behind(load_bridge(bridge))
+            loaded.set_bridge(load_bridge(bridge))
         return loaded
     if bridge is None or not config.base_model:
         raise ValueError("give --bridge DIR and --captioner.base_model NAME, or --init DIR")
