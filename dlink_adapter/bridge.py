@@ -31,6 +31,7 @@ class DiffusionLink(PretrainedBridge):
     name = "diffusion_link"
     config_class = BridgeConfig
     fixed_noise: Tensor
+    gain: Tensor  # of what the network adds, chosen on held-out pairs
 
     def __init__(self, config: BridgeConfig):
         super().__init__(config)
@@ -38,6 +39,7 @@ class DiffusionLink(PretrainedBridge):
         self.denoiser = Denoiser(config)
         self.kernel = KernelRegression(config.dim, config.landmarks)
         self.pseudo_audio = PseudoAudio(config.dim, config.exemplars)
+        self.register_buffer("gain", torch.ones(()))
         self.register_buffer("fixed_noise", mirrored_noise(config.samples, config.dim))
 
     @property
@@ -67,22 +69,27 @@ class DiffusionLink(PretrainedBridge):
         return timestep_of_cosine(self.alpha_bars, depth) if isinstance(depth, float) else depth
 
     def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
-        x0, rungs = self.space.encode(x, modality), self._rungs
+        x0 = self.space.encode(x, modality)
+        if modality == "text" and self.config.pseudo_audio:
+            x0 = self.pseudo_audio(x0, generator, noise=self.training or generator is not None)
+        return self.space.decode(self.reconstruct(x0, self.estimate(x0), generator, samples))
+
+    def reconstruct(self, x0: Tensor, estimate: Tensor, generator: Draws = None, samples: int | None = None) -> Tensor:
+        """Clean coordinates and the `estimate` of them -> text coordinates, noised and denoised; all (..., dim)."""
+        rungs = self._rungs
         if not rungs:
             raise ValueError("this bridge has no depth: fit calibrates it, or set BridgeConfig(depth=...)")
         if self.config.sampler == "ddpm" and len(rungs) > 2 and generator is None and not self.training:
             raise ValueError('sampler "ddpm" draws noise at every step: give a generator, or use "ddim"')
-        if modality == "text" and self.config.pseudo_audio:
-            x0 = self.pseudo_audio(x0, generator, noise=self.training or generator is not None)
-        estimate = self.estimate(x0)
 
         def denoise(x_t: Tensor, alpha_bar: float) -> Tensor:
             return estimate + self.denoise(x_t, alpha_bar)
 
         if len(rungs) == 1:
-            return self.space.decode(denoise(x0, 1.0))
+            return estimate + self.gain.to(x0) * self.denoise(x0, 1.0)
         noised = add_noise(x0, rungs[0], self._noise(x0, generator, samples))
-        return self.space.decode(SAMPLERS[self.config.sampler](denoise, noised, rungs, generator).mean(0))
+        found = SAMPLERS[self.config.sampler](denoise, noised, rungs, generator).mean(0)
+        return estimate + self.gain.to(x0) * (found - estimate)
 
     def estimate(self, x0: Tensor) -> Tensor:
         """What the network adds to: kernel ridge's text coordinates (..., dim) of clean ones, or zero without it."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 from dlink_adapter.bridge import DiffusionLink
 from dlink_adapter.embeddings import PairedEmbeddings
@@ -23,12 +23,15 @@ def calibrate(
     *,
     cosines: tuple[float, ...] = COSINES,
 ) -> dict[str, float]:
-    """Set the depth, if `link.config` leaves it open, to the best of these; returns what was measured.
+    """Set the depth, if `link.config` leaves it open, to the best of these, and the gain; returns what was measured.
 
     The criterion is paired cosine, centred on the text mean, + mean reciprocal rank of each clip's own caption: a
     collapse to the mean wins the one and loses the other, and the gap after centring is what predicts captions (arXiv
     2604.00279). The rank is among the clips' captions and `distractors` (n, dim), other texts such as those
     of the training pairs: without them few clips tell little. At most `MAX_CLIPS` of each are looked at.
+
+    The gain is the share of the network's correction that leaves the least squared error: where there are too few pairs
+    for it to learn what the closed form misses, the closed form is left alone.
     """
     pairs = pairs.select(range(min(pairs.clips, MAX_CLIPS)))
     first = torch.searchsorted(pairs.clip, torch.arange(pairs.clips))
@@ -37,17 +40,19 @@ def calibrate(
     others = text[:0] if distractors is None else normalize(distractors[:MAX_CLIPS].to(device).float(), dim=-1)
     given, mode = link.config, link.training
     link.eval()
-    scores, paired = {}, {}
+    scores, paired, gains = {}, {}, {}
     for depth in cosines if given.depth is None else [given.depth]:
         link.config = replace(given, depth=depth)
+        gains[depth] = _best_gain(link, audio, text)
         bridged = bridge_rows(link, audio).float()
-        centred = (link.space.encode(bridged, "text") * link.space.encode(text, "text")).mean().item()
+        centred = cosine_similarity(link.space.encode(bridged, "text"), link.space.encode(text, "text")).mean().item()
         scores[depth] = centred, _reciprocal_rank(bridged, text, others)
         paired[depth] = (bridged * text).sum(-1).mean().item()
     best = max(scores, key=lambda depth: sum(scores[depth]))
     link.config = replace(given, depth=best)
-    measured = {"depth": best, "paired_cosine": paired[best], "mrr": scores[best][1], "clips": pairs.clips}
-    link.metadata["calibration"] = measured
+    link.gain.copy_(gains[best])
+    measured = {"depth": best, "gain": gains[best].item(), "paired_cosine": paired[best], "mrr": scores[best][1]}
+    link.metadata["calibration"] = measured = {**measured, "clips": pairs.clips}
     link.train(mode)
     return measured
 
@@ -55,6 +60,17 @@ def calibrate(
 def bridge_rows(bridge: PretrainedBridge, audio: Tensor) -> Tensor:
     """Audio (n, dim) -> (n, dim), some rows at a time."""
     return torch.cat([bridge(rows) for rows in audio.split(ROWS_AT_ONCE)])
+
+
+def _best_gain(link: DiffusionLink, audio: Tensor, text: Tensor) -> Tensor:
+    """Set and return the share, in [0, 1], of what the network adds that leaves the least squared error."""
+    link.gain.fill_(1)
+    coordinates = link.space.encode(audio).split(ROWS_AT_ONCE)
+    estimate = torch.cat([link.estimate(rows) for rows in coordinates])
+    added = torch.cat([link.reconstruct(rows, link.estimate(rows)) for rows in coordinates]) - estimate
+    error = link.space.encode(text, "text") - estimate
+    link.gain.copy_(((error * added).sum() / added.square().sum().clamp_min(1e-12)).clamp(0, 1))
+    return link.gain.clone()
 
 
 def _reciprocal_rank(bridged: Tensor, text: Tensor, others: Tensor) -> float:

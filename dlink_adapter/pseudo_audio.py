@@ -18,7 +18,7 @@ SAME = 1 - 1e-4  # the cosine from which on a caption is the same
 
 
 class PseudoAudio(nn.Module):
-    """text W + e: text coordinates (..., dim) -> audio coordinates (..., dim) of norm sqrt(dim).
+    """text W + e: text coordinates (..., dim) -> audio coordinates (..., dim).
 
     W is a ridge regression from text to audio, e the leave-one-out error of one of the `NEIGHBOURS` pairs with the
     captions nearest to this one, drawn at random. Pairs with this very caption are left out: their audio is not heard.
@@ -52,7 +52,7 @@ class PseudoAudio(nn.Module):
         audio = text @ self.weight.to(text)
         if noise:
             audio = audio + self._errors_nearby(text, generator, share)
-        return normalize(audio, dim=-1) * text.shape[-1] ** 0.5
+        return audio
 
     def _errors_nearby(self, text: Tensor, generator: Draws, share: Share) -> Tensor:
         captions = self.captions.to(text)

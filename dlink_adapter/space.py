@@ -1,7 +1,8 @@
-"""The space the bridge works in: each modality centred on its own mean, every embedding of unit variance a dimension.
+"""The space the bridge works in: each modality centred on its own mean and scaled to unit variance a dimension.
 
 Centring by modality takes out the constant part of the modality gap in closed form (Zhang et al., ICLR 2024), so that
-the network only has to learn what a shift cannot do. On the way out the text mean comes back.
+the network only has to learn what a shift cannot do. On the way out the text mean comes back. How far an embedding lies
+from its mean is kept: an estimate of text that is unsure lies near the mean of text, as an average of texts does.
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,9 @@ class EmbeddingSpace(nn.Module):
 
     audio_mean: Tensor
     text_mean: Tensor
+    audio_radius: Tensor
     text_radius: Tensor
+    stretch: Tensor
     offset: Tensor
 
     def __init__(self, dim: int):
@@ -29,7 +32,9 @@ class EmbeddingSpace(nn.Module):
         self.dim = dim
         self.register_buffer("audio_mean", torch.full((dim,), torch.nan))
         self.register_buffer("text_mean", torch.full((dim,), torch.nan))
+        self.register_buffer("audio_radius", torch.tensor(torch.nan))
         self.register_buffer("text_radius", torch.tensor(torch.nan))
+        self.register_buffer("stretch", torch.ones(()))
         self.register_buffer("offset", torch.zeros(dim))
 
     @property
@@ -38,39 +43,52 @@ class EmbeddingSpace(nn.Module):
         return bool(self.text_radius.isfinite())
 
     def fit(self, audio: Rows, text: Rows) -> None:
-        """Take the means from embeddings (n, dim) and (m, dim), which need not be paired; sums run in float64.
+        """Take means and radii from embeddings (n, dim) and (m, dim), which need not be paired; sums run in float64.
 
-        Either can be blocks of rows instead, a list or `PairedEmbeddings.blocks`: they are gone through twice.
+        A radius is the root mean square distance of unit-normed embeddings from their mean. Either can be blocks of
+        rows instead, a list or `PairedEmbeddings.blocks`.
         """
-        audio_mean, text_mean = unit_mean(audio), unit_mean(text)
-        residual = torch.cat([(normalize(rows.double(), dim=-1) - text_mean).norm(dim=-1) for rows in _blocks(text)])
-        self.audio_mean.copy_(audio_mean)
-        self.text_mean.copy_(text_mean)
-        self.text_radius.copy_(residual.mean())
-        self.offset.zero_()
+        of_audio, of_text = (audio, self.audio_mean, self.audio_radius), (text, self.text_mean, self.text_radius)
+        for rows, mean, radius in (of_audio, of_text):
+            found = unit_mean(rows)
+            mean.copy_(found)
+            radius.copy_((1 - found.square().sum()).clamp_min(1e-12).sqrt())  # one row has none
+        self.reset()
 
     def describe(self) -> dict[str, float]:
-        """Norms of the means and the radius of text around its mean, for a model card."""
+        """Norms of the means and the radii around them, for a model card."""
         values = {"audio_mean_norm": self.audio_mean.norm(), "text_mean_norm": self.text_mean.norm()}
-        return {name: round(value.item(), 4) for name, value in {**values, "text_radius": self.text_radius}.items()}
+        radii = {"audio_radius": self.audio_radius, "text_radius": self.text_radius}
+        return {name: round(value.item(), 4) for name, value in {**values, **radii}.items()}
 
     def encode(self, x: Tensor, modality: str = "audio") -> Tensor:
-        """Embeddings of one modality, "audio" or "text", to coordinates of norm sqrt(dim)."""
-        mean = self.text_mean if modality == "text" else self.audio_mean
-        return normalize(normalize(x, dim=-1) - mean.to(x), dim=-1) * self.dim**0.5
+        """Embeddings of one modality, "audio" or "text", of any norm, to coordinates of norm sqrt(dim) on average."""
+        of_text = modality == "text"
+        mean, radius = (self.text_mean, self.text_radius) if of_text else (self.audio_mean, self.audio_radius)
+        return (normalize(x, dim=-1) - mean.to(x)) * (self.dim**0.5 / radius.to(x))
 
     def decode(self, coordinates: Tensor) -> Tensor:
-        """Coordinates -> unit-norm text embeddings, at the radius around the text mean at which text lies."""
-        direction = normalize(coordinates, dim=-1) * self.text_radius.to(coordinates)
-        on_sphere = normalize(direction + self.text_mean.to(coordinates), dim=-1)
+        """Text coordinates -> unit-norm embeddings: of text's own coordinates that text, until `match` is called."""
+        scale = (self.stretch * self.text_radius / self.dim**0.5).to(coordinates)
+        on_sphere = normalize(coordinates * scale + self.text_mean.to(coordinates), dim=-1)
         return normalize(on_sphere + self.offset.to(coordinates), dim=-1)
 
-    def centre(self, decoded: Rows, text: Rows) -> None:
-        """Move what `decode` gives towards the mean of text, given what it gave of audio, and its text, both (n, dim).
+    def match(self, estimates: Tensor, text: Tensor) -> None:
+        """Bring what `decode` gives nearer to text, given estimates of text and the text itself, both (n, dim).
 
-        Directions of one length around the text mean do not average to it: their cloud is not symmetric.
+        Estimates are less spread out than what they estimate, which is best for the cosine and worst for geometry:
+        `stretch` is the geometric mean of leaving that and undoing it. Nor do they average to the mean of text once
+        they have unit norm: `offset` moves them there.
         """
-        self.offset.add_((unit_mean(text) - unit_mean(decoded)).to(self.offset))
+        self.reset()
+        self.stretch.copy_((self.dim / estimates.square().sum(-1).mean()) ** 0.25)
+        for _ in range(2):  # the second time for what the norm makes of the first
+            self.offset.add_((unit_mean(text) - unit_mean(self.decode(estimates))).to(self.offset))
+
+    def reset(self) -> None:
+        """Undo `match`."""
+        self.stretch.fill_(1)
+        self.offset.zero_()
 
 
 def unit_mean(x: Rows) -> Tensor:

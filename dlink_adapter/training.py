@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.calibrate import MAX_CLIPS, bridge_rows, calibrate
+from dlink_adapter.calibrate import MAX_CLIPS, ROWS_AT_ONCE, bridge_rows, calibrate
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.gap import HEADLINE, before_and_after, measure
 from dlink_adapter.loss_log import LossLog
@@ -123,12 +123,11 @@ def fit(
     link.metadata["training"] = {**asdict(config), "pairs": len(train), "clips": train.clips}
     link.eval()
     calibration = calibrate(link, held_out, next(iter(train.blocks("text"))))
-    _centre(link, train)
+    estimates.match()
     link.metadata["gap_before_and_after"] = gap_left(link, held_out)
     if train is not given and train.clips < REGRESSION_CLIPS:  # where they are few, closed forms want all pairs
         link.space.fit(given.blocks("audio"), given.blocks("text"))
-        _Estimates(link, given, config.seed)
-        _centre(link, given)
+        _Estimates(link, given, config.seed).match()
     link.metadata["space"] = link.space.describe()
     link.to(own_device)
     if out is not None and accelerator.is_main_process:
@@ -152,7 +151,7 @@ class _Estimates:
     """What the network learns to correct: the bridge's closed forms, fitted here, without the pair in question."""
 
     def __init__(self, link: DiffusionLink, pairs: PairedEmbeddings, seed: int):
-        self.link, self.clip = link, pairs.clip
+        self.link, self.pairs = link, pairs
         fitted_on = torch.arange(pairs.clips)
         if pairs.clips > REGRESSION_CLIPS:
             fitted_on = torch.randperm(pairs.clips, generator=Generator().manual_seed(seed))[:REGRESSION_CLIPS]
@@ -161,11 +160,21 @@ class _Estimates:
         self.row = torch.full((pairs.clips,), -1).index_copy(0, fitted_on, torch.arange(len(fitted_on)))
 
     @torch.no_grad()
-    def __call__(self, pairs: Tensor, audio: Tensor) -> Tensor:
-        """The estimates of some pairs (n,), given their audio (n, dim)."""
+    def __call__(self, clips: Tensor, audio: Tensor) -> Tensor:
+        """The estimates of some clips (n,), given their audio (n, dim)."""
         estimate = self.link.estimate(self.link.space.encode(audio.float()))
-        row = self.row[self.clip[pairs]].to(audio.device)
+        row = self.row[clips].to(audio.device)
         return torch.where((row >= 0).unsqueeze(-1), self.left_out[row], estimate)
+
+    @torch.no_grad()
+    def match(self) -> None:
+        """Bring bridged audio nearer to text, over the pairs, or over some of them where they are many."""
+        clips = torch.randperm(self.pairs.clips, generator=Generator().manual_seed(0))[:MAX_CLIPS].sort().values
+        some, space = self.pairs.select(clips), self.link.space
+        audio = some.audio.to(space.offset.device)
+        rows = zip(space.encode(audio).split(ROWS_AT_ONCE), self(clips, audio).split(ROWS_AT_ONCE), strict=True)
+        found = torch.cat([self.link.reconstruct(x0, estimate) for x0, estimate in rows])
+        space.match(found[some.clip.to(found.device)], some.text.to(found.device))
 
 
 class _Run:
@@ -224,7 +233,8 @@ class _Run:
         audio, text = (torch.stack(rows).to(device) for rows in zip(*pairs, strict=True))
         generator = Generator(device).manual_seed(seed * 64)
         with _seeded(seed):
-            parts: dict[str, Tensor] = self.objective(audio, text, self.estimates(batch, audio), generator)
+            estimate = self.estimates(self.pairs.clip[batch], audio)
+            parts: dict[str, Tensor] = self.objective(audio, text, estimate, generator)
             self.optimizer.zero_grad()
             # Each process has the gradients of its own rows of the one loss: their sum counts, not the average.
             self.accelerator.backward(parts["loss"] * self.share.count)
@@ -288,14 +298,6 @@ class _Run:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.schedule.load_state_dict({"last_epoch": self.step - 1, "_step_count": self.step})
         self.schedule.step()
-
-
-@torch.no_grad()
-def _centre(link: DiffusionLink, pairs: PairedEmbeddings) -> None:
-    """Move bridged audio to the mean of its text, over the pairs, or over some of them where they are many."""
-    some = torch.randperm(pairs.clips, generator=Generator().manual_seed(0))[:MAX_CLIPS]
-    pairs, device = pairs.select(some.sort().values), link.space.offset.device
-    link.space.centre(bridge_rows(link, pairs.audio.to(device))[pairs.clip.to(device)], pairs.text.to(device))
 
 
 @torch.no_grad()

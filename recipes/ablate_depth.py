@@ -94,7 +94,8 @@ def _measure(
     """A point for each (samples, steps) of `runs` and each depth."""
     link = DiffusionLink(config)
     fit(link, train, config=training, out=folder)
-    link.space.offset.zero_()  # it is that of one depth
+    link.space.reset()  # what was matched is the cloud of one depth, and so is the gain
+    link.gain.fill_(1)
     points = []
     with torch.no_grad():
         for samples, steps in runs:

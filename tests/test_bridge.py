@@ -143,7 +143,7 @@ def test_add_noise_keeps_unit_variance():
 
 def test_depth_as_a_cosine_is_the_cosine_that_is_left(make_link):
     link = make_link(dim=64, depth=0.7)
-    x0 = link.space.encode(torch.randn(4000, 64))
+    x0 = link.space.encode(torch.randn(4000, 64) + 1)  # as those that the space was fitted on
     level = link.alpha_bars[link.timestep(0.7)]
     left = torch.cosine_similarity(add_noise(x0, level, torch.randn_like(x0)), x0, dim=-1)
     assert left.mean().item() == pytest.approx(0.7, abs=0.01)

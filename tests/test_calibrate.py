@@ -1,5 +1,6 @@
 """Calibration against the same choice by brute force."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,33 @@ def test_the_best_of_all_choices(fitted, held_out):
     assert link.config.depth == measured["depth"] == best
     assert (measured["paired_cosine"], measured["mrr"]) == pytest.approx(scores[best][:2], abs=1e-4)
     assert link.metadata["calibration"] == measured and measured["clips"] == 100
+
+
+def test_the_gain_is_the_best_share_of_what_the_network_adds(fitted, held_out):
+    link = deepcopy(fitted)
+    link.config = replace(link.config, depth=0.9)
+    with torch.no_grad():
+        for parameter in link.denoiser.out.parameters():
+            parameter.mul_(30)
+    gain = calibrate(link, held_out)["gain"]
+    x0, target = link.space.encode(held_out.audio), link.space.encode(held_out.text, "text")
+
+    @torch.no_grad()
+    def error(share):
+        link.gain.fill_(share)
+        return (link.reconstruct(x0, link.estimate(x0)) - target).square().mean().item()
+
+    assert 0 < gain < 1
+    assert error(gain) < min(error(gain - 0.01), error(gain + 0.01))
+
+
+def test_without_gain_the_closed_form_is_left_alone(make_link, pairs):
+    link = make_link(dim=32)  # of random weights
+    link.space.fit(*pairs)
+    link.fit_regressions(*pairs, torch.arange(600))
+    assert calibrate(link, PairedEmbeddings.from_tensors(*pairs))["gain"] == 0
+    x0 = link.space.encode(pairs[0])
+    torch.testing.assert_close(link.reconstruct(x0, link.estimate(x0)), link.estimate(x0))
 
 
 def test_distractors_make_the_rank_harder(fitted, pairs):

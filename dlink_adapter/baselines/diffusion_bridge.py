@@ -155,7 +155,7 @@ class DiffusionBridge(PretrainedBridge):
             x0 = self.denoise(state, torch.full((len(state),), timestep, device=x.device))
             noise = (state - math.sqrt(level) * x0) / math.sqrt(1 - level)
             state = add_noise(x0, next_level, noise)
-        return self.space.decode(state).reshape(x.shape)
+        return self.space.decode(normalize(state, dim=-1) * self.dim**0.5).reshape(x.shape)
 
     def _scaled(self, x: Tensor, modality: str) -> Tensor:
         return self._at_radius(self.space.encode(x, modality))
