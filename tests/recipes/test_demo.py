@@ -19,7 +19,7 @@ def test_results_hold_every_method_and_setup(demo_folder):
     results = json.loads((demo_folder / "results.json").read_text())
     assert set(results["captions"]) == {"zero_shot", "supervised"}
     for setup in results["captions"].values():
-        assert list(setup) == ["raw", "mean_shift", "ridge", "bridge"]
+        assert list(setup) == ["raw", "mean_shift", "ridge", "kernel_ridge", "memory", "bridge"]
         for scores in setup.values():
             assert set(scores) >= CAPTION_METRICS and scores["cider_d"] >= 0
             for metric in (name for name, value in scores.items() if value is None):
@@ -51,7 +51,7 @@ def test_the_bridge_is_saved_with_the_gap_it_closed(demo_folder):
 def test_done_stages_are_not_done_again(demo_folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")}
     demo.main(demo_folder, fast=True)
-    assert capsys.readouterr().err.count("done before") == 9
+    assert capsys.readouterr().err.count("done before") == 11
     assert {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")} == before
 
 
