@@ -23,9 +23,9 @@ class DiffusionLink(PretrainedBridge):
 
     An embedding is noised to `config.depth` and denoised from there in `config.steps` network calls, `config.samples`
     times, and the reconstructions are averaged. What the network adds to is a kernel ridge estimate from the clean
-    embedding, and it adds as much (`gain`) as held-out pairs say is worth it. Captions go the same way once they are pseudo-audio. In eval mode the noise is fixed, so that the module
-    is a function; in train mode, or with a generator, every embedding has noise of its own. `dlink_adapter.fit` trains
-    and calibrates it.
+    embedding, and it adds as much (`gain`) as held-out pairs say is worth it. Captions go the same way once they are
+    pseudo-audio. In eval mode the noise is fixed, so that the module is a function; in train mode, or with a generator,
+    every embedding has noise of its own. `dlink_adapter.fit` trains and calibrates it.
     """
 
     name = "diffusion_link"
