@@ -31,7 +31,7 @@ class DiffusionLink(PretrainedBridge):
     name = "diffusion_link"
     config_class = BridgeConfig
     fixed_noise: Tensor
-    gain: Tensor  # of what the network adds, chosen on held-out pairs
+    gain: Tensor  # the share of what the network adds that is kept, chosen on held-out pairs
 
     def __init__(self, config: BridgeConfig):
         super().__init__(config)
@@ -86,9 +86,10 @@ class DiffusionLink(PretrainedBridge):
             return estimate + self.denoise(x_t, alpha_bar)
 
         if len(rungs) == 1:
-            return estimate + self.gain.to(x0) * self.denoise(x0, 1.0)
-        noised = add_noise(x0, rungs[0], self._noise(x0, generator, samples))
-        found = SAMPLERS[self.config.sampler](denoise, noised, rungs, generator).mean(0)
+            found = denoise(x0, 1.0)
+        else:
+            noised = add_noise(x0, rungs[0], self._noise(x0, generator, samples))
+            found = SAMPLERS[self.config.sampler](denoise, noised, rungs, generator).mean(0)
         return estimate + self.gain.to(x0) * (found - estimate)
 
     def estimate(self, x0: Tensor) -> Tensor:

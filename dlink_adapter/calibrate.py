@@ -1,4 +1,7 @@
-"""Chooses how deep a bridge noises, on validation pairs: too little leaves the gap open, too much erases meaning."""
+"""Chooses how deep a bridge noises, on validation pairs: too little leaves the gap open, too much erases meaning.
+
+And with it how much of what the network then adds to the closed form is kept.
+"""
 
 from dataclasses import replace
 
@@ -65,10 +68,10 @@ def bridge_rows(bridge: PretrainedBridge, audio: Tensor) -> Tensor:
 def _best_gain(link: DiffusionLink, audio: Tensor, text: Tensor) -> Tensor:
     """Set and return the share, in [0, 1], of what the network adds that leaves the least squared error."""
     link.gain.fill_(1)
-    coordinates = link.space.encode(audio).split(ROWS_AT_ONCE)
-    estimate = torch.cat([link.estimate(rows) for rows in coordinates])
-    added = torch.cat([link.reconstruct(rows, link.estimate(rows)) for rows in coordinates]) - estimate
-    error = link.space.encode(text, "text") - estimate
+    x0 = link.space.encode(audio)
+    estimate = link.estimate(x0)
+    found = map(link.reconstruct, x0.split(ROWS_AT_ONCE), estimate.split(ROWS_AT_ONCE))
+    added, error = torch.cat(list(found)) - estimate, link.space.encode(text, "text") - estimate
     link.gain.copy_(((error * added).sum() / added.square().sum().clamp_min(1e-12)).clamp(0, 1))
     return link.gain.clone()
 

@@ -52,7 +52,7 @@ def alpha_bars(schedule: str, timesteps: int) -> tuple[float, ...]:
 def timestep_of_cosine(alpha_bar: tuple[float, ...], cosine_left: float) -> int:
     """The first timestep at which the expected cosine between x_t and x_0 has fallen to `cosine_left`.
 
-    Embeddings have unit variance in each dimension (`EmbeddingSpace`), so that cosine is sqrt(alpha_bar).
+    Embeddings have unit variance on average (`EmbeddingSpace`): for one of that norm the cosine is sqrt(alpha_bar).
     """
     falling = [-math.sqrt(level) for level in alpha_bar]
     return min(bisect_right(falling, -cosine_left - 1e-12), len(alpha_bar) - 1)

@@ -78,7 +78,7 @@ def fit(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train `link` in place on pairs, then choose its depth on validation pairs if its config has none.
+    """Train `link` in place on pairs, then choose its gain on validation pairs, and its depth if its config has none.
 
     Under `accelerate launch` or torchrun the processes share each batch, and the losses are those of one process.
 
@@ -172,8 +172,8 @@ class _Estimates:
         clips = torch.randperm(self.pairs.clips, generator=Generator().manual_seed(0))[:MAX_CLIPS].sort().values
         some, space = self.pairs.select(clips), self.link.space
         audio = some.audio.to(space.offset.device)
-        rows = zip(space.encode(audio).split(ROWS_AT_ONCE), self(clips, audio).split(ROWS_AT_ONCE), strict=True)
-        found = torch.cat([self.link.reconstruct(x0, estimate) for x0, estimate in rows])
+        x0, estimate = space.encode(audio), self(clips, audio)
+        found = torch.cat(list(map(self.link.reconstruct, x0.split(ROWS_AT_ONCE), estimate.split(ROWS_AT_ONCE))))
         space.match(found[some.clip.to(found.device)], some.text.to(found.device))
 
 

@@ -94,7 +94,7 @@ def _measure(
     """A point for each (samples, steps) of `runs` and each depth."""
     link = DiffusionLink(config)
     fit(link, train, config=training, out=folder)
-    link.space.reset()  # what was matched is the cloud of one depth, and so is the gain
+    link.space.reset()  # it was matched to the cloud of one depth, for which the gain was chosen too
     link.gain.fill_(1)
     points = []
     with torch.no_grad():
