@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from dlink_adapter.attachment import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
     from dlink_adapter.baselines import BRIDGES, load_bridge
     from dlink_adapter.bridge import DiffusionLink
-    from dlink_adapter.config import BridgeConfig
+    from dlink_adapter.bridge.config import BridgeConfig
     from dlink_adapter.embeddings import PairedEmbeddings
     from dlink_adapter.training import FitConfig, fit
 
 # The public names are imported when they are first used, so that `dlink --help` need not wait for torch.
 _HOME = {
     "BRIDGES": "baselines",
-    "BridgeConfig": "config",
+    "BridgeConfig": "bridge.config",
     "DiffusionLink": "bridge",
     "FitConfig": "training",
     "PairedEmbeddings": "embeddings",

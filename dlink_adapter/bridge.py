@@ -6,16 +6,16 @@ Audio and text embeddings are both noised; the reverse process always reconstruc
 import torch
 from torch import Generator, Tensor
 
-from dlink_adapter.config import BridgeConfig, check_depth
+from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.bridge.config import BridgeConfig, check_depth
+from dlink_adapter.bridge.noise import ALONE, Draws, Share, normal
+from dlink_adapter.bridge.space import EmbeddingSpace
 from dlink_adapter.kernel_regression import KernelRegression
 from dlink_adapter.losses import contrastive_loss, denoising_loss, topology_loss
 from dlink_adapter.network import Denoiser
-from dlink_adapter.pretrained import PretrainedBridge
 from dlink_adapter.pseudo_audio import PseudoAudio
 from dlink_adapter.samplers import SAMPLERS, ladder
 from dlink_adapter.schedules import alpha_bars, timestep_of_cosine
-from dlink_adapter.sharing import ALONE, Draws, Share, normal
-from dlink_adapter.space import EmbeddingSpace
 
 
 class DiffusionLink(PretrainedBridge):

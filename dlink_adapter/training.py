@@ -22,12 +22,12 @@ from tqdm.auto import tqdm
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.bridge import DiffusionLink
+from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.bridge.noise import Share, SharedDropout, process_state
 from dlink_adapter.calibrate import MAX_CLIPS, ROWS_AT_ONCE, bridge_rows, calibrate
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.gap import HEADLINE, before_and_after, measure
 from dlink_adapter.loss_log import LossLog
-from dlink_adapter.pretrained import PretrainedBridge
-from dlink_adapter.sharing import Share, SharedDropout, process_state
 
 CHECKPOINT = "checkpoint.safetensors"
 REGRESSION_CLIPS = 16384  # that closed forms are fitted on: more hardly help, and have to be held in memory

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from dlink_adapter import BRIDGES
+from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.cli import config_path, list_recipes, run
 from dlink_adapter.recipes.audiocaps_report import SETUPS, gap, report
-from dlink_adapter.sharing import process_state
 from dlink_adapter.stages import Stages
 
 SPLITS = ("train", "val", "test")

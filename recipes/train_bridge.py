@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlink_adapter import BRIDGES, BridgeConfig, FitConfig, PairedEmbeddings
-from dlink_adapter.config import changed, from_known
+from dlink_adapter.bridge.config import changed, from_known
+from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.fitting import fit_bridge
-from dlink_adapter.sharing import process_state
 
 
 @dataclass(frozen=True)

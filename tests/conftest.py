@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.config import BridgeConfig
+from dlink_adapter.bridge.config import BridgeConfig
 
 CAPTIONS = [
     f"{subject} {verb} {place}"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dlink_adapter.bridge import DiffusionLink, add_noise, mirrored_noise
-from dlink_adapter.config import BridgeConfig
+from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.samplers import SAMPLERS
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

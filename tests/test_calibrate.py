@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from dlink_adapter.bridge import DiffusionLink
+from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.calibrate import COSINES, calibrate
-from dlink_adapter.config import BridgeConfig
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.training import FitConfig, fit
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dlink_adapter.config import BridgeConfig
+from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.network import Denoiser, NoiseLevelEmbedding, ResidualMLP
 from dlink_adapter.schedules import alpha_bars
 

@@ -17,11 +17,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dlink_adapter.baselines.mean_shift import MeanShift
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.config import BridgeConfig
+from dlink_adapter.bridge.config import BridgeConfig
+from dlink_adapter.bridge.space import unit_mean
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.loss_log import LOG
 from dlink_adapter.shard_rows import ShardRows
-from dlink_adapter.space import unit_mean
 from dlink_adapter.training import CHECKPOINT, FitConfig, fit
 
 BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4, landmarks=64)
@@ -32,7 +32,7 @@ import os, signal, sys
 import torch
 from safetensors.torch import load_file
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.config import BridgeConfig
+from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.training import FitConfig, fit
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from dlink_adapter.baselines.realign import ReAlign
 from dlink_adapter.baselines.regression import Regression
 from dlink_adapter.baselines.ridge import Ridge
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.pretrained import PretrainedBridge, read_config, resolve_folder
+from dlink_adapter.bridge.base import PretrainedBridge, read_config, resolve_folder
 
 BRIDGES: dict[str, type[PretrainedBridge]] = {
     bridge.name: bridge

@@ -20,10 +20,10 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import trange
 
 from dlink_adapter.bridge import add_noise, mirrored_noise
-from dlink_adapter.pretrained import PretrainedBridge
+from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.bridge.noise import Draws, normal
+from dlink_adapter.bridge.space import EmbeddingSpace
 from dlink_adapter.schedules import alpha_bars
-from dlink_adapter.sharing import Draws, normal
-from dlink_adapter.space import EmbeddingSpace
 
 PACKAGE = "denoising_diffusion_pytorch"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.config import BridgeConfig
+from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.training import FitConfig, fit
 
 

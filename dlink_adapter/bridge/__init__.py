@@ -1,0 +1,1 @@
+"""What every bridge has: the base class, the space, noise, saving and loading."""
