@@ -15,8 +15,8 @@ if all((_root / name).exists() for name in ("integrations", "recipes", "pyprojec
 if TYPE_CHECKING:
     from dlink_adapter.attachment import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
     from dlink_adapter.baselines import BRIDGES, load_bridge
-    from dlink_adapter.bridge import DiffusionLink
-    from dlink_adapter.bridge.config import BridgeConfig
+    from dlink_adapter.diffusion_link.link import DiffusionLink
+    from dlink_adapter.diffusion_link.link.config import BridgeConfig
     from dlink_adapter.embeddings import PairedEmbeddings
     from dlink_adapter.training import FitConfig, fit
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BRIDGES": "baselines",
     "BridgeConfig": "bridge.config",
-    "DiffusionLink": "bridge",
+    "DiffusionLink": "diffusion_link.link",
     "FitConfig": "training",
     "PairedEmbeddings": "embeddings",
     "attach": "attachment",

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.bridge.base import PretrainedBridge
-from dlink_adapter.bridge.noise import process_state
+from dlink_adapter.diffusion_link.link import DiffusionLink
+from dlink_adapter.diffusion_link.link.base import PretrainedBridge
+from dlink_adapter.diffusion_link.link.noise import process_state
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.training import FitConfig, fit, gap_left
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.bridge.noise import ALONE
+from dlink_adapter.diffusion_link.link.noise import ALONE
 from dlink_adapter.pseudo_audio import NEIGHBOURS, PseudoAudio
 
 DIM, EXEMPLARS = 6, 3000

@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dlink_adapter.baselines.mean_shift import MeanShift
-from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.bridge.config import BridgeConfig
-from dlink_adapter.bridge.space import unit_mean
+from dlink_adapter.diffusion_link.link import DiffusionLink
+from dlink_adapter.diffusion_link.link.config import BridgeConfig
+from dlink_adapter.diffusion_link.link.space import unit_mean
 from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.loss_log import LOG
 from dlink_adapter.shard_rows import ShardRows
@@ -31,8 +31,8 @@ KILLED = """
 import os, signal, sys
 import torch
 from safetensors.torch import load_file
-from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.bridge.config import BridgeConfig
+from dlink_adapter.diffusion_link.link import DiffusionLink
+from dlink_adapter.diffusion_link.link.config import BridgeConfig
 from dlink_adapter.training import FitConfig, fit
 
 torch.set_num_threads(1)

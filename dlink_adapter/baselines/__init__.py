@@ -12,8 +12,8 @@ from dlink_adapter.baselines.procrustes import Procrustes
 from dlink_adapter.baselines.realign import ReAlign
 from dlink_adapter.baselines.regression import Regression
 from dlink_adapter.baselines.ridge import Ridge
-from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.bridge.base import PretrainedBridge, read_config, resolve_folder
+from dlink_adapter.diffusion_link.link import DiffusionLink
+from dlink_adapter.diffusion_link.link.base import PretrainedBridge, read_config, resolve_folder
 
 BRIDGES: dict[str, type[PretrainedBridge]] = {
     bridge.name: bridge

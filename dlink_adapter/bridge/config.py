@@ -52,8 +52,8 @@ class BridgeConfig:
     contrastive_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        from dlink_adapter.samplers import SAMPLERS
-        from dlink_adapter.schedules import SCHEDULES
+        from dlink_adapter.diffusion_link.samplers import SAMPLERS
+        from dlink_adapter.diffusion_link.schedules import SCHEDULES
 
         for name in ("dim", "blocks", "timesteps", "steps", "samples", "landmarks", "exemplars"):
             _require(

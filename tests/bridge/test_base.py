@@ -11,8 +11,8 @@ from dlink_adapter.baselines import BRIDGES, load_bridge
 from dlink_adapter.baselines.diffusion_bridge import PACKAGE, DiffusionBridge
 from dlink_adapter.baselines.mean_shift import MeanShift
 from dlink_adapter.baselines.regression import Regression
-from dlink_adapter.bridge import DiffusionLink
-from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.diffusion_link.link import DiffusionLink
+from dlink_adapter.diffusion_link.link.base import PretrainedBridge
 from dlink_adapter.training import FitConfig
 
 SMALL = {DiffusionBridge: {"width": 8, "train_steps": 1}, Regression: {"time_dim": 8}}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from dlink_adapter.losses import CONTRASTIVE_SCALE, contrastive_loss, denoising_loss, topology_loss
+from dlink_adapter.diffusion_link.losses import CONTRASTIVE_SCALE, contrastive_loss, denoising_loss, topology_loss
 
 LOSSES = [denoising_loss, topology_loss, contrastive_loss]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from dlink_adapter.samplers import SAMPLERS, ddim, ddpm, ladder
-from dlink_adapter.schedules import alpha_bars
+from dlink_adapter.diffusion_link.samplers import SAMPLERS, ddim, ddpm, ladder
+from dlink_adapter.diffusion_link.schedules import alpha_bars
 
 SETTINGS = {
     "num_train_timesteps": 100,

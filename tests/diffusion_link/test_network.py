@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dlink_adapter.bridge.config import BridgeConfig
-from dlink_adapter.network import Denoiser, NoiseLevelEmbedding, ResidualMLP
-from dlink_adapter.schedules import alpha_bars
+from dlink_adapter.diffusion_link.link.config import BridgeConfig
+from dlink_adapter.diffusion_link.network import Denoiser, NoiseLevelEmbedding, ResidualMLP
+from dlink_adapter.diffusion_link.schedules import alpha_bars
 
 
 def denoiser(**settings) -> Denoiser:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from dlink_adapter.schedules import SCHEDULES, alpha_bars, timestep_of_cosine
+from dlink_adapter.diffusion_link.schedules import SCHEDULES, alpha_bars, timestep_of_cosine
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("cosine", "squaredcos_cap_v2"), ("linear", "linear")])
