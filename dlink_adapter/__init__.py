@@ -15,9 +15,9 @@ if all((_root / name).exists() for name in ("integrations", "recipes", "pyprojec
 if TYPE_CHECKING:
     from dlink_adapter.attachment import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
     from dlink_adapter.baselines import BRIDGES, load_bridge
+    from dlink_adapter.data.embeddings import PairedEmbeddings
     from dlink_adapter.diffusion_link.link import DiffusionLink
     from dlink_adapter.diffusion_link.link.config import BridgeConfig
-    from dlink_adapter.embeddings import PairedEmbeddings
     from dlink_adapter.training import FitConfig, fit
 
 # The public names are imported when they are first used, so that `dlink --help` need not wait for torch.
@@ -26,7 +26,7 @@ _HOME = {
     "BridgeConfig": "bridge.config",
     "DiffusionLink": "diffusion_link.link",
     "FitConfig": "training",
-    "PairedEmbeddings": "embeddings",
+    "PairedEmbeddings": "data.embeddings",
     "attach": "attachment",
     "bridge_state_dict": "attachment",
     "detach": "attachment",

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from dlink_adapter.captioner import IGNORED, Captioner
-from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.trainer import TrainerConfig, run_trainer
 
 CONDITIONS = ("text", "audio", "text+audio")

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dlink_adapter.clip_tables import Clip
+from dlink_adapter.data.clip_tables import Clip
+from dlink_adapter.data.shards import read_header
 from dlink_adapter.encoders import AudioEncoder, ImageEncoder
 from dlink_adapter.extraction_plan import Plan, only_run
 from dlink_adapter.extraction_report import finish
 from dlink_adapter.extraction_run import Processes, Run
-from dlink_adapter.shards import read_header
 
 __all__ = ["Processes", "extract"]
 

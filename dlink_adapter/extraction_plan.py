@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dlink_adapter.atomic import appearing_folder, write_atomically
-from dlink_adapter.clip_tables import Clip
+from dlink_adapter.data.clip_tables import Clip
 
 TEXTS = 65536  # distinct captions a piece
 

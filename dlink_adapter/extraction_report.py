@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dlink_adapter.atomic import write_atomically
+from dlink_adapter.data.shards import MappedShard, shard_files, write_header
 from dlink_adapter.diffusion_link.link.space import mean_pairwise_cosine
 from dlink_adapter.extraction_plan import Plan, to_jsonl
-from dlink_adapter.shards import MappedShard, shard_files, write_header
 
 
 def finish(plan: Plan, settings: dict[str, Any]) -> None:

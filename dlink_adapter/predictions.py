@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from dlink_adapter.clip_tables import AUDIO, OTHER, Clip
+from dlink_adapter.data.clip_tables import AUDIO, OTHER, Clip
 
 KEYS = ("clip", "file")
 

@@ -22,10 +22,10 @@ from tqdm.auto import tqdm
 
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.calibrate import MAX_CLIPS, ROWS_AT_ONCE, bridge_rows, calibrate
+from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.base import PretrainedBridge
 from dlink_adapter.diffusion_link.link.noise import Share, SharedDropout, process_state
-from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.gap import HEADLINE, before_and_after, measure
 from dlink_adapter.loss_log import LossLog
 

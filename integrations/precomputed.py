@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.data.embeddings import PairedEmbeddings
+from dlink_adapter.data.shards import Captions, usable
 from dlink_adapter.encoders import Loaded, UnreadableError, check_sequence
-from dlink_adapter.shards import Captions, usable
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.captioner import Captioner
-from dlink_adapter.clip_tables import AUDIO, files_below
+from dlink_adapter.data.clip_tables import AUDIO, files_below
 from dlink_adapter.diffusion_link.link.noise import process_state
 from dlink_adapter.encoders import AudioEncoder, UnreadableError, load_encoder
 from dlink_adapter.extraction_plan import to_jsonl

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from dlink_adapter import PairedEmbeddings
+from dlink_adapter.data.shards import read_header
 from dlink_adapter.recipes.extract_embeddings import summary
-from dlink_adapter.shards import read_header
 
 
 def main(action: Literal["info"], folder: Path) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import normalize
 
 from dlink_adapter.calibrate import COSINES, calibrate
+from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.config import BridgeConfig
-from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.training import FitConfig, fit
 
 

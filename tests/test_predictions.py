@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dlink_adapter.clip_tables import Clip, read_clips
+from dlink_adapter.data.clip_tables import Clip, read_clips
 from dlink_adapter.predictions import match, read_predictions
 
 

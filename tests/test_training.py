@@ -16,12 +16,12 @@ from torch.nn.functional import normalize
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dlink_adapter.baselines.mean_shift import MeanShift
+from dlink_adapter.data.embeddings import PairedEmbeddings
+from dlink_adapter.data.shard_rows import ShardRows
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link.space import unit_mean
-from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.loss_log import LOG
-from dlink_adapter.shard_rows import ShardRows
 from dlink_adapter.training import CHECKPOINT, FitConfig, fit
 
 BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4, landmarks=64)
@@ -215,7 +215,7 @@ def test_pairs_on_disk_are_the_same_and_are_never_whole(pairs, tmp_path, monkeyp
     on_disk = PairedEmbeddings.write(tmp_path / "pairs", *pairs, captions, shard_clips=250)
     gathered = []
     gather = ShardRows.gather
-    monkeypatch.setattr("dlink_adapter.shard_rows.BLOCK_ROWS", 100)
+    monkeypatch.setattr("dlink_adapter.data.shard_rows.BLOCK_ROWS", 100)
     monkeypatch.setattr(ShardRows, "gather", lambda *args: gathered.append(len(args[2])) or gather(*args))
     assert equal_bits(expected, run(on_disk, few)[0])
     assert max(gathered) == 128  # a batch

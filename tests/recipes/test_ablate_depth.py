@@ -7,8 +7,8 @@ import pytest
 from dlink_adapter.baselines.identity import Identity
 from dlink_adapter.captioner_config import CaptionerConfig
 from dlink_adapter.cli import main as dlink
+from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.schedules import alpha_bars
-from dlink_adapter.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.causal_lm import new_captioner
 from dlink_adapter.recipes import ablate_depth
 

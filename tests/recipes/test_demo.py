@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from dlink_adapter import load_bridge
-from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.recipes import demo
 from dlink_adapter.recipes.demo_report import EXAMPLES

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
 from dlink_adapter.recipes import embeddings, extract_embeddings
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from dlink_adapter.baselines import load_bridge
 from dlink_adapter.cli import main as dlink
-from dlink_adapter.embeddings import PairedEmbeddings
+from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.gap import measure
 from dlink_adapter.loss_log import LossLog
 

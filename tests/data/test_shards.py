@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dlink_adapter.shards import MappedShard, Shard, read_header, shard_files, usable, write_header, write_shard
+from dlink_adapter.data.shards import MappedShard, Shard, read_header, shard_files, usable, write_header, write_shard
 
 
 @pytest.fixture

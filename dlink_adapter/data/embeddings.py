@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dlink_adapter.atomic import appearing_folder
-from dlink_adapter.shard_rows import Blocks, ShardRows
-from dlink_adapter.shards import (
+from dlink_adapter.data.shard_rows import Blocks, ShardRows
+from dlink_adapter.data.shards import (
     Captions,
     Lines,
     MappedShard,

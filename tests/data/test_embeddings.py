@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dlink_adapter.embeddings import PairedEmbeddings
-from dlink_adapter.shard_rows import ShardRows
+from dlink_adapter.data.embeddings import PairedEmbeddings
+from dlink_adapter.data.shard_rows import ShardRows
 
 CAPTIONS = [["a dog barks", "barking"], ["rain"], ["a bell", "Glocke läutet", "ding"], ["wind"], ["a bird", "birds"]]
 IDS = ["dog", "rain", "bell", "wind", "birds"]
@@ -153,7 +153,7 @@ def test_the_folder_is_all_or_nothing(tmp_path, audio, text):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's memory counters")
 def test_reading_everything_keeps_little(tmp_path, monkeypatch):
-    monkeypatch.setattr("dlink_adapter.shard_rows.ROWS_KEPT", 40)
+    monkeypatch.setattr("dlink_adapter.data.shard_rows.ROWS_KEPT", 40)
     rows = torch.ones(8000, 2048)  # 2 x 64 MiB
     pairs = PairedEmbeddings.write(tmp_path / "pairs", rows, rows, [["x"]] * 8000, shard_clips=1000)
     together, read = [], ShardRows.read
@@ -166,7 +166,7 @@ def test_reading_everything_keeps_little(tmp_path, monkeypatch):
 
 
 def test_blocks_are_the_rows(pairs, audio, text, monkeypatch):
-    monkeypatch.setattr("dlink_adapter.shard_rows.BLOCK_ROWS", 2)
+    monkeypatch.setattr("dlink_adapter.data.shard_rows.BLOCK_ROWS", 2)
     for part, clips in ((pairs, [0, 1, 2, 3, 4]), (pairs.select([4, 2]), [4, 2])):
         blocks = part.blocks("audio")
         assert [len(block) for block in blocks] == [2] * (len(clips) // 2) + [1] * (len(clips) % 2)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dlink_adapter.clip_tables import Clip, read_clips
+from dlink_adapter.data.clip_tables import Clip, read_clips
 
 
 def touch(folder, *names):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlink_adapter.shards import BLOCK_ROWS, Lines, Shard
+from dlink_adapter.data.shards import BLOCK_ROWS, Lines, Shard
 
 ROWS_KEPT = 256  # how many are read before the mapped files let go: each may bring 2 MiB of neighbours into memory
 
