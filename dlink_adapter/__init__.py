@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from dlink_adapter.data.embeddings import PairedEmbeddings
     from dlink_adapter.diffusion_link.link import DiffusionLink
     from dlink_adapter.diffusion_link.link.config import BridgeConfig
-    from dlink_adapter.training import FitConfig, fit
+    from dlink_adapter.training.fit import FitConfig, fit
 
 # The public names are imported when they are first used, so that `dlink --help` need not wait for torch.
 _HOME = {
     "BRIDGES": "baselines",
     "BridgeConfig": "bridge.config",
     "DiffusionLink": "diffusion_link.link",
-    "FitConfig": "training",
+    "FitConfig": "training.fit",
     "PairedEmbeddings": "data.embeddings",
     "attach": "attachment",
     "bridge_state_dict": "attachment",
     "detach": "attachment",
     "disabled": "attachment",
-    "fit": "training",
+    "fit": "training.fit",
     "load_bridge": "baselines",
     "mark_only_bridge_trainable": "attachment",
 }

@@ -35,7 +35,7 @@ from dlink_adapter.soundscapes.small_clap import train_small_clap
 from dlink_adapter.soundscapes.small_llama import train_small_llama
 from dlink_adapter.soundscapes.world import World
 from dlink_adapter.stages import Stages
-from dlink_adapter.trainer import TrainerConfig
+from dlink_adapter.training.trainer import TrainerConfig
 
 SIMPLE = ("raw", "mean_shift", "ridge", "kernel_ridge", "memory")  # they leave captions as they are
 METHODS = {**{name: name for name in SIMPLE}, "bridge": "diffusion_link"}

@@ -24,9 +24,9 @@ from dlink_adapter.diffusion_link.link.config import changed
 from dlink_adapter.diffusion_link.link.noise import process_state
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.integrations.precomputed import read_array
-from dlink_adapter.loss_log import LossLog
 from dlink_adapter.stages import Stages
-from dlink_adapter.trainer import TrainerConfig
+from dlink_adapter.training.log import LossLog
+from dlink_adapter.training.trainer import TrainerConfig
 
 OF_TRAINING = ("fresh_noise", "noise", "max_caption_tokens")  # settings that a saved captioner can be given anew
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.config import BridgeConfig
-from dlink_adapter.training import FitConfig, fit
+from dlink_adapter.training.fit import FitConfig, fit
 
 
 @dataclass(frozen=True)

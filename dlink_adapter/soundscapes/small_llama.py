@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dlink_adapter.atomic import appearing_folder
-from dlink_adapter.trainer import TrainerConfig, run_trainer
+from dlink_adapter.training.trainer import TrainerConfig, run_trainer
 
 VOCABULARY = 800
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")

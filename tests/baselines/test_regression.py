@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.regression import Regression, RegressionConfig
-from dlink_adapter.training import FitConfig
+from dlink_adapter.training.fit import FitConfig
 
 
 @pytest.fixture(scope="module")

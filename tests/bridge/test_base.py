@@ -13,7 +13,7 @@ from dlink_adapter.baselines.mean_shift import MeanShift
 from dlink_adapter.baselines.regression import Regression
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.base import PretrainedBridge
-from dlink_adapter.training import FitConfig
+from dlink_adapter.training.fit import FitConfig
 
 SMALL = {DiffusionBridge: {"width": 8, "train_steps": 1}, Regression: {"time_dim": 8}}
 FEW = {Regression: {"config": FitConfig(steps=1)}}

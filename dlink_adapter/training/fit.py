@@ -21,13 +21,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from dlink_adapter.atomic import write_atomically
-from dlink_adapter.calibrate import MAX_CLIPS, ROWS_AT_ONCE, bridge_rows, calibrate
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.base import PretrainedBridge
 from dlink_adapter.diffusion_link.link.noise import Share, SharedDropout, process_state
 from dlink_adapter.gap import HEADLINE, before_and_after, measure
-from dlink_adapter.loss_log import LossLog
+from dlink_adapter.training.calibrate import MAX_CLIPS, ROWS_AT_ONCE, bridge_rows, calibrate
+from dlink_adapter.training.log import LossLog
 
 CHECKPOINT = "checkpoint.safetensors"
 REGRESSION_CLIPS = 16384  # that closed forms are fitted on: more hardly help, and have to be held in memory

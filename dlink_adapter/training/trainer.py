@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, Subset
 
 from dlink_adapter.diffusion_link.link.noise import process_state
-from dlink_adapter.loss_log import LossLog
+from dlink_adapter.training.log import LossLog
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.calibrate import COSINES, calibrate
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.config import BridgeConfig
-from dlink_adapter.training import FitConfig, fit
+from dlink_adapter.training.calibrate import COSINES, calibrate
+from dlink_adapter.training.fit import FitConfig, fit
 
 
 @pytest.fixture(scope="module")

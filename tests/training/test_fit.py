@@ -21,8 +21,8 @@ from dlink_adapter.data.shard_rows import ShardRows
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link.space import unit_mean
-from dlink_adapter.loss_log import LOG
-from dlink_adapter.training import CHECKPOINT, FitConfig, fit
+from dlink_adapter.training.fit import CHECKPOINT, FitConfig, fit
+from dlink_adapter.training.log import LOG
 
 BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4, landmarks=64)
 SHORT = FitConfig(steps=130, batch_size=32, save_every=30)
@@ -33,7 +33,7 @@ import torch
 from safetensors.torch import load_file
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.config import BridgeConfig
-from dlink_adapter.training import FitConfig, fit
+from dlink_adapter.training.fit import FitConfig, fit
 
 torch.set_num_threads(1)
 folder, bridge, config = sys.argv[1:]
@@ -210,7 +210,7 @@ def test_pairs_and_tensors_are_the_same(pairs):
 def test_pairs_on_disk_are_the_same_and_are_never_whole(pairs, tmp_path, monkeypatch):
     few, captions = FitConfig(steps=5), [["x"]] * len(pairs[0])
     for most in ("REGRESSION_CLIPS", "MAX_CLIPS"):
-        monkeypatch.setattr(f"dlink_adapter.training.{most}", 100)
+        monkeypatch.setattr(f"dlink_adapter.training.fit.{most}", 100)
     expected, _ = run(pairs, few)
     on_disk = PairedEmbeddings.write(tmp_path / "pairs", *pairs, captions, shard_clips=250)
     gathered = []
@@ -238,7 +238,7 @@ def test_in_the_end_means_and_closed_forms_are_those_of_all_pairs(pairs, validat
 
 
 def test_where_pairs_are_many_the_closed_forms_are_not_fitted_again(pairs, monkeypatch):
-    monkeypatch.setattr("dlink_adapter.training.REGRESSION_CLIPS", 100)
+    monkeypatch.setattr("dlink_adapter.training.fit.REGRESSION_CLIPS", 100)
     link, _ = run(pairs, FitConfig(steps=5))
     train, _ = PairedEmbeddings.from_tensors(*pairs).split((0.9, 0.1))
     torch.testing.assert_close(link.space.text_mean.double(), unit_mean(train.text))

@@ -6,7 +6,7 @@ from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.base import PretrainedBridge
 from dlink_adapter.diffusion_link.link.noise import process_state
-from dlink_adapter.training import FitConfig, fit, gap_left
+from dlink_adapter.training.fit import FitConfig, fit, gap_left
 
 
 def fit_bridge(

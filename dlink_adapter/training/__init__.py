@@ -1,0 +1,1 @@
+"""Fits a bridge of any kind: training by descent, calibration, checkpoints, processes."""
