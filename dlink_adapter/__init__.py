@@ -13,7 +13,7 @@ if all((_root / name).exists() for name in ("integrations", "recipes", "pyprojec
     __path__.append(str(_root))
 
 if TYPE_CHECKING:
-    from dlink_adapter.attachment import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
+    from dlink_adapter.attach.attachment import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
     from dlink_adapter.baselines import BRIDGES, load_bridge
     from dlink_adapter.data.embeddings import PairedEmbeddings
     from dlink_adapter.diffusion_link.link import DiffusionLink
@@ -27,13 +27,13 @@ _HOME = {
     "DiffusionLink": "diffusion_link.link",
     "FitConfig": "training.fit",
     "PairedEmbeddings": "data.embeddings",
-    "attach": "attachment",
-    "bridge_state_dict": "attachment",
-    "detach": "attachment",
-    "disabled": "attachment",
+    "attach": "attach.attachment",
+    "bridge_state_dict": "attach.attachment",
+    "detach": "attach.attachment",
+    "disabled": "attach.attachment",
     "fit": "training.fit",
     "load_bridge": "baselines",
-    "mark_only_bridge_trainable": "attachment",
+    "mark_only_bridge_trainable": "attach.attachment",
 }
 __all__ = [
     "BRIDGES", "BridgeConfig", "DiffusionLink", "FitConfig", "PairedEmbeddings", "__version__", "attach",

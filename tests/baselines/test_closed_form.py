@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from dlink_adapter.attachment import attach
+from dlink_adapter.attach.attachment import attach
 from dlink_adapter.baselines.closed_form import ClosedFormConfig, clip_runs
 from dlink_adapter.baselines.identity import Identity
 from dlink_adapter.baselines.kernel_ridge import KernelRidge

@@ -1,0 +1,1 @@
+"""Puts a bridge in front of a module of a host model, and takes it out again."""
