@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlink_adapter.audio import SHORTEST_TAIL, Waveform, load_audio, windows
-from dlink_adapter.encoders import Loaded, check_sequence, encode_distinct, encode_windows, fingerprint
+from dlink_adapter.extract.audio import SHORTEST_TAIL, Waveform, load_audio, windows
+from dlink_adapter.extract.encoders import Loaded, check_sequence, encode_distinct, encode_windows, fingerprint
 from dlink_adapter.integrations.laion_checkpoint import clap_model, read_checkpoint
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
 from dlink_adapter.integrations.two_towers import on_device

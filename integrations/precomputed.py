@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.data.shards import Captions, usable
-from dlink_adapter.encoders import Loaded, UnreadableError, check_sequence
+from dlink_adapter.extract.encoders import Loaded, UnreadableError, check_sequence
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 

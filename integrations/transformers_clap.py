@@ -16,8 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dlink_adapter.audio import SHORTEST_TAIL, AudioError, Waveform, check_waveform, load_audio, log_mel, windows
-from dlink_adapter.encoders import Loaded, check_sequence, encode_windows, fingerprint, pooled
+from dlink_adapter.extract.audio import (
+    SHORTEST_TAIL,
+    AudioError,
+    Waveform,
+    check_waveform,
+    load_audio,
+    log_mel,
+    windows,
+)
+from dlink_adapter.extract.encoders import Loaded, check_sequence, encode_windows, fingerprint, pooled
 from dlink_adapter.integrations.two_towers import TwoTowers, on_device, settings_of
 
 try:

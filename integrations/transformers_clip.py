@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from dlink_adapter.encoders import Loaded, UnreadableError, check_sequence, fingerprint, pooled
+from dlink_adapter.extract.encoders import Loaded, UnreadableError, check_sequence, fingerprint, pooled
 from dlink_adapter.integrations.two_towers import TwoTowers, on_device, settings_of
 
 try:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlink_adapter.encoders import check_tokenizer, encode_distinct, pooled
+from dlink_adapter.extract.encoders import check_tokenizer, encode_distinct, pooled
 
 
 class TwoTowers:

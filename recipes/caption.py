@@ -22,8 +22,8 @@ from dlink_adapter.atomic import write_atomically
 from dlink_adapter.captioner import Captioner
 from dlink_adapter.data.clip_tables import AUDIO, files_below
 from dlink_adapter.diffusion_link.link.noise import process_state
-from dlink_adapter.encoders import AudioEncoder, UnreadableError, load_encoder
-from dlink_adapter.extraction_plan import to_jsonl
+from dlink_adapter.extract.encoders import AudioEncoder, UnreadableError, load_encoder
+from dlink_adapter.extract.plan import to_jsonl
 from dlink_adapter.integrations.causal_lm import load_captioner
 
 Batch = tuple[list[str], Tensor]  # names, embeddings

@@ -16,8 +16,8 @@ from typing import Any
 
 from dlink_adapter.data.clip_tables import read_clips
 from dlink_adapter.diffusion_link.link.noise import process_state
-from dlink_adapter.encoders import load_encoder
-from dlink_adapter.extraction import Processes, extract
+from dlink_adapter.extract.encoders import load_encoder
+from dlink_adapter.extract.extraction import Processes, extract
 
 
 def main(

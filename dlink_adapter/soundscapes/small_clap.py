@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from dlink_adapter.atomic import appearing_folder
-from dlink_adapter.audio import import_clap_extra, log_mel
+from dlink_adapter.extract.audio import import_clap_extra, log_mel
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, ClapFeatureExtractor, ClapModel, RobertaTokenizerFast

@@ -10,7 +10,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 soundfile = pytest.importorskip("soundfile")
 
-from dlink_adapter.encoders import AudioEncoder, load_encoder  # noqa: E402
+from dlink_adapter.extract.encoders import AudioEncoder, load_encoder  # noqa: E402
 from dlink_adapter.integrations.laion_clap import (  # noqa: E402
     LaionClapEncoder,
     clap_model,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dlink_adapter.encoders import AudioEncoder, UnreadableError, load_encoder
+from dlink_adapter.extract.encoders import AudioEncoder, UnreadableError, load_encoder
 from dlink_adapter.integrations.precomputed import PrecomputedEncoder, load_embedding, read_array, read_pairs
 
 DRAW = np.random.default_rng(0)

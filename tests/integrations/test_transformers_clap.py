@@ -8,8 +8,8 @@ import torch
 transformers = pytest.importorskip("transformers")
 soundfile = pytest.importorskip("soundfile")
 
-from dlink_adapter.audio import AudioError  # noqa: E402
-from dlink_adapter.encoders import Encoder, load_encoder  # noqa: E402
+from dlink_adapter.extract.audio import AudioError  # noqa: E402
+from dlink_adapter.extract.encoders import Encoder, load_encoder  # noqa: E402
 from dlink_adapter.integrations.transformers_clap import ClapEncoder, TorchClapFeatureExtractor  # noqa: E402
 
 RATE, SECONDS = 8_000, 2

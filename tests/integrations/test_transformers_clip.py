@@ -10,7 +10,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 Image = pytest.importorskip("PIL.Image")
 
-from dlink_adapter.encoders import ImageEncoder, UnreadableError, load_encoder  # noqa: E402
+from dlink_adapter.extract.encoders import ImageEncoder, UnreadableError, load_encoder  # noqa: E402
 from dlink_adapter.integrations.transformers_clip import ClipEncoder  # noqa: E402
 
 CAPTIONS = ["a photo of a dog", "rain", "a red bell on a table"]

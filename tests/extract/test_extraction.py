@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 
 from dlink_adapter.data.clip_tables import Clip
 from dlink_adapter.data.embeddings import PairedEmbeddings
-from dlink_adapter.extraction import Processes, extract
-from dlink_adapter.extraction_plan import only_run
+from dlink_adapter.extract.extraction import Processes, extract
+from dlink_adapter.extract.plan import only_run
 from dlink_adapter.integrations.precomputed import PrecomputedEncoder
 
 TEXTS = ["rain", "wind", "a dog", "a bell"]

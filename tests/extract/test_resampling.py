@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlink_adapter.resampling import BLOCK, BLOCKS_AT_ONCE, resample
+from dlink_adapter.extract.resampling import BLOCK, BLOCKS_AT_ONCE, resample
 
 RATES = [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 96_000, 192_000]
 PASSBAND = 0.9  # of the lower Nyquist frequency: nearer to the roll-off a sweep is not as good as a steady sine

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlink_adapter.audio import AudioError, check_waveform, load_audio, log_mel, windows
+from dlink_adapter.extract.audio import AudioError, check_waveform, load_audio, log_mel, windows
 
 soundfile = pytest.importorskip("soundfile")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlink_adapter.encoders import (
+from dlink_adapter.extract.encoders import (
     ENCODERS,
     AudioEncoder,
     Encoder,

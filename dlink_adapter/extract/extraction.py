@@ -14,10 +14,10 @@ from typing import Any
 
 from dlink_adapter.data.clip_tables import Clip
 from dlink_adapter.data.shards import read_header
-from dlink_adapter.encoders import AudioEncoder, ImageEncoder
-from dlink_adapter.extraction_plan import Plan, only_run
-from dlink_adapter.extraction_report import finish
-from dlink_adapter.extraction_run import Processes, Run
+from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder
+from dlink_adapter.extract.plan import Plan, only_run
+from dlink_adapter.extract.report import finish
+from dlink_adapter.extract.run import Processes, Run
 
 __all__ = ["Processes", "extract"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.data.shards import MappedShard, shard_files, write_header
 from dlink_adapter.diffusion_link.link.space import mean_pairwise_cosine
-from dlink_adapter.extraction_plan import Plan, to_jsonl
+from dlink_adapter.extract.plan import Plan, to_jsonl
 
 
 def finish(plan: Plan, settings: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dlink_adapter.encoders import UnreadableError
-from dlink_adapter.resampling import resample
+from dlink_adapter.extract.encoders import UnreadableError
+from dlink_adapter.extract.resampling import resample
 
 Waveform = NDArray[np.float32]
 
