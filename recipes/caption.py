@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.atomic import write_atomically
-from dlink_adapter.captioner import Captioner
+from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.data.clip_tables import AUDIO, files_below
 from dlink_adapter.diffusion_link.link.noise import process_state
 from dlink_adapter.extract.encoders import AudioEncoder, UnreadableError, load_encoder

@@ -6,6 +6,7 @@ Audio and text embeddings are both noised; the reverse process always reconstruc
 import torch
 from torch import Generator, Tensor
 
+from dlink_adapter.captioner.pseudo_audio import PseudoAudio
 from dlink_adapter.diffusion_link.link.base import PretrainedBridge
 from dlink_adapter.diffusion_link.link.config import BridgeConfig, check_depth
 from dlink_adapter.diffusion_link.link.noise import ALONE, Draws, Share, normal
@@ -15,7 +16,6 @@ from dlink_adapter.diffusion_link.network import Denoiser
 from dlink_adapter.diffusion_link.samplers import SAMPLERS, ladder
 from dlink_adapter.diffusion_link.schedules import alpha_bars, timestep_of_cosine
 from dlink_adapter.kernel_regression import KernelRegression
-from dlink_adapter.pseudo_audio import PseudoAudio
 
 
 class DiffusionLink(PretrainedBridge):

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch.nn.utils.rnn import pad_sequence
 
-from dlink_adapter.captioner_config import CaptionerConfig
+from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.integrations.causal_lm import (
     load_base_model,
     load_captioner,

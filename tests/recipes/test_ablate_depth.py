@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dlink_adapter.baselines.identity import Identity
-from dlink_adapter.captioner_config import CaptionerConfig
+from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.schedules import alpha_bars

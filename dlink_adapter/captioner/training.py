@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from dlink_adapter.captioner import IGNORED, Captioner
+from dlink_adapter.captioner.model import IGNORED, Captioner
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.training.trainer import TrainerConfig, run_trainer
 

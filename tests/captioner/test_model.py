@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from dlink_adapter.captioner import Captioner, PrefixProjector
-from dlink_adapter.captioner_config import CaptionerConfig, read_captioner_config
+from dlink_adapter.captioner.config import CaptionerConfig, read_captioner_config
+from dlink_adapter.captioner.model import Captioner, PrefixProjector
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 
 

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import normalize
 
 from dlink_adapter.atomic import write_atomically
-from dlink_adapter.captioner_config import BRIDGE_FOLDER, PATHS, CaptionerConfig, write_captioner_config
+from dlink_adapter.captioner.config import BRIDGE_FOLDER, PATHS, CaptionerConfig, write_captioner_config
 from dlink_adapter.diffusion_link.link.base import PretrainedBridge, push_saved
 from dlink_adapter.diffusion_link.link.noise import Draws, normal
 

@@ -6,8 +6,8 @@ import random
 import pytest
 import torch
 
-from dlink_adapter.caption_training import CaptionRows, train_captioner
-from dlink_adapter.captioner_config import CaptionerConfig
+from dlink_adapter.captioner.config import CaptionerConfig
+from dlink_adapter.captioner.training import CaptionRows, train_captioner
 from dlink_adapter.integrations.causal_lm import new_captioner
 from dlink_adapter.training.trainer import TrainerConfig
 

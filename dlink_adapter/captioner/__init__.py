@@ -1,0 +1,1 @@
+"""A language model that captions embeddings: the model, its conditions, its training."""
