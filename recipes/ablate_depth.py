@@ -19,8 +19,8 @@ import torch
 
 from dlink_adapter import BridgeConfig, DiffusionLink, FitConfig, PairedEmbeddings, fit
 from dlink_adapter.atomic import write_atomically
-from dlink_adapter.gap import measure
-from dlink_adapter.plots import plot_depth
+from dlink_adapter.measure.gap import measure
+from dlink_adapter.measure.plots import plot_depth
 from dlink_adapter.stages import Stages
 
 DEPTHS = [0, 25, 50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 900, 950, 1000]
@@ -111,8 +111,8 @@ def _measure(
 
 def _caption(folder: Path, test: PairedEmbeddings, depths: list[int]) -> list[dict[str, Any]]:
     """Scores of the captions of `test` at each depth, by the captioner and the bridge that it was trained with."""
-    from dlink_adapter.caption_metrics import score
     from dlink_adapter.integrations.causal_lm import load_captioner
+    from dlink_adapter.measure.caption_metrics import score
 
     captioner = load_captioner(folder)
     link = captioner.bridge

@@ -10,9 +10,9 @@ import torch
 from dlink_adapter import PairedEmbeddings, load_bridge
 from dlink_adapter.atomic import write_atomically
 from dlink_adapter.captioner.config import read_captioner_config
-from dlink_adapter.gap import measure
-from dlink_adapter.plots import plot_caption_scores, plot_clouds, plot_comparison
-from dlink_adapter.published import Measured, Setup, comparison
+from dlink_adapter.measure.gap import measure
+from dlink_adapter.measure.plots import plot_caption_scores, plot_clouds, plot_comparison
+from dlink_adapter.measure.published import Measured, Setup, comparison
 
 SETUPS: dict[str, Setup] = {"zero_shot": "zero-shot", "supervised": "supervised"}
 GAP_COLUMNS = {

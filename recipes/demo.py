@@ -27,9 +27,9 @@ from dlink_adapter.baselines.closed_form import ClosedFormBridge
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import train_captioner
-from dlink_adapter.gap import before_and_after, measure
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
+from dlink_adapter.measure.gap import before_and_after, measure
 from dlink_adapter.recipes.demo_report import report, table
 from dlink_adapter.soundscapes.small_clap import train_small_clap
 from dlink_adapter.soundscapes.small_llama import train_small_llama

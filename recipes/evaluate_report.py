@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from dlink_adapter.plots import METRIC_NAMES
+from dlink_adapter.measure.plots import METRIC_NAMES
 
 
 def as_json(results: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dlink_adapter.plots import plot_clouds, plot_cosines, plot_tradeoff
+from dlink_adapter.measure.plots import plot_clouds, plot_cosines, plot_tradeoff
 
 HEADLINE = {
     **{"rmg": "RMG", "paired_cosine": "cosine", "centroid_distance": "centroid", "frechet_centred": "Frechet c."},

@@ -25,7 +25,7 @@ from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.link.base import PretrainedBridge
 from dlink_adapter.diffusion_link.link.noise import Share, SharedDropout, process_state
-from dlink_adapter.gap import HEADLINE, before_and_after, measure
+from dlink_adapter.measure.gap import HEADLINE, before_and_after, measure
 from dlink_adapter.training.calibrate import MAX_CLIPS, ROWS_AT_ONCE, bridge_rows, calibrate
 from dlink_adapter.training.log import LossLog
 

@@ -6,7 +6,7 @@ import pytest
 
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
-from dlink_adapter.predictions import read_predictions
+from dlink_adapter.measure.predictions import read_predictions
 from dlink_adapter.recipes import audiocaps
 
 

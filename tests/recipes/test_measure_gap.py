@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dlink_adapter.baselines.mean_shift import MeanShift
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
-from dlink_adapter.gap import measure
+from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes import measure_gap
 
 CHEAP = ["raw", "mean_shift", "ridge"]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dlink_adapter.caption_metrics import score
-from dlink_adapter.caption_scorers import BLEU
-from dlink_adapter.significance import Pooled, compare, interval
+from dlink_adapter.measure.caption_metrics import score
+from dlink_adapter.measure.caption_scorers import BLEU
+from dlink_adapter.measure.significance import Pooled, compare, interval
 from dlink_adapter.soundscapes import captions as grammar
 from dlink_adapter.soundscapes.world import World
 

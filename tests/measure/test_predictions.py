@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dlink_adapter.data.clip_tables import Clip, read_clips
-from dlink_adapter.predictions import match, read_predictions
+from dlink_adapter.measure.predictions import match, read_predictions
 
 
 def clips(*ids: str) -> list[Clip]:

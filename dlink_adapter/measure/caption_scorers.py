@@ -19,8 +19,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
-from dlink_adapter.caption_tokenizers import pycocoevalcap
-from dlink_adapter.significance import Pooled
+from dlink_adapter.measure.caption_tokenizers import pycocoevalcap
+from dlink_adapter.measure.significance import Pooled
 
 BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 BLEU_TINY, BLEU_SMALL = 1e-15, 1e-9  # pycocoevalcap's, against division by zero

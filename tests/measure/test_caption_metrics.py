@@ -13,8 +13,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from dlink_adapter import caption_scorers
-from dlink_adapter.caption_metrics import METRICS, CaptionScores, score
-from dlink_adapter.caption_scorers import BLEU, mean_of
+from dlink_adapter.measure.caption_metrics import METRICS, CaptionScores, score
+from dlink_adapter.measure.caption_scorers import BLEU, mean_of
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 NO_JAVA = ("rouge_l", "cider_d", *BLEU)
@@ -137,8 +137,8 @@ def test_nothing_is_printed(capfd):
 @needs_java
 def test_java_starts_once_and_ends_with_the_interpreter():
     code = """
-from dlink_adapter.caption_metrics import score
-from dlink_adapter.caption_scorers import _meteor_program
+from dlink_adapter.measure.caption_metrics import score
+from dlink_adapter.measure.caption_scorers import _meteor_program
 for _ in range(2):
     assert score(["a dog", "a cat"], [["a dog"], ["a cat"]], ["meteor"], tokenizer="plain").scores["meteor"]
 print(_meteor_program.cache_info().misses, _meteor_program().meteor_p.pid)

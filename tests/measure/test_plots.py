@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from dlink_adapter import plots
-from dlink_adapter.plots import (
+from dlink_adapter.measure.plots import (
     plot_caption_scores,
     plot_clouds,
     plot_comparison,
@@ -18,7 +18,7 @@ from dlink_adapter.plots import (
     plot_depth,
     plot_tradeoff,
 )
-from dlink_adapter.published import PUBLISHED, Measured
+from dlink_adapter.measure.published import PUBLISHED, Measured
 
 SCORES = {
     "zero_shot": {
@@ -158,7 +158,7 @@ def test_bad_input(tmp_path, panels):
 
 
 def test_matplotlib_is_only_imported_to_draw_and_pyplot_never():
-    code = "import sys, dlink_adapter.plots as p; before = 'matplotlib' in sys.modules; p._figure(1, 1); "
+    code = "import sys, dlink_adapter.measure.plots as p; before = 'matplotlib' in sys.modules; p._figure(1, 1); "
     code += "print(before, 'matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["False"] * 2
 

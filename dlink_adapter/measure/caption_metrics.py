@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dlink_adapter.caption_scorers import BLEU, SCORERS, Captions, NotRun, Result, mean_of
-from dlink_adapter.caption_tokenizers import TOKENIZERS
-from dlink_adapter.significance import Pooled
+from dlink_adapter.measure.caption_scorers import BLEU, SCORERS, Captions, NotRun, Result, mean_of
+from dlink_adapter.measure.caption_tokenizers import TOKENIZERS
+from dlink_adapter.measure.significance import Pooled
 
 METRICS = (*BLEU, "rouge_l", "meteor", "cider_d", "spice", "spider", "fense")
 

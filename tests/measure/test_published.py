@@ -2,7 +2,7 @@
 
 import pytest
 
-from dlink_adapter.published import PUBLISHED, Measured, comparison
+from dlink_adapter.measure.published import PUBLISHED, Measured, comparison
 
 
 def rows(table: str) -> list[list[str]]:

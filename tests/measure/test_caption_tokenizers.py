@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from dlink_adapter.caption_tokenizers import plain, ptb
+from dlink_adapter.measure.caption_tokenizers import plain, ptb
 
 
 def test_plain_tokenizer():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dlink_adapter.published import Measured, in_order
+from dlink_adapter.measure.published import Measured, in_order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

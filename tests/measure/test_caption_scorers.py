@@ -8,9 +8,9 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from dlink_adapter.caption_metrics import score
-from dlink_adapter.caption_scorers import BLEU, _meteor_program
-from dlink_adapter.caption_tokenizers import plain
+from dlink_adapter.measure.caption_metrics import score
+from dlink_adapter.measure.caption_scorers import BLEU, _meteor_program
+from dlink_adapter.measure.caption_tokenizers import plain
 from dlink_adapter.soundscapes.captions import references
 from dlink_adapter.soundscapes.world import World
 

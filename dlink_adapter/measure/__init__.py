@@ -1,0 +1,1 @@
+"""How large the gap is, how good captions are, and how sure such figures are."""
