@@ -13,27 +13,27 @@ if all((_root / name).exists() for name in ("integrations", "recipes", "pyprojec
     __path__.append(str(_root))
 
 if TYPE_CHECKING:
-    from dlink_adapter.attach.attachment import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
-    from dlink_adapter.baselines import BRIDGES, load_bridge
+    from dlink_adapter.attachment.attach import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
+    from dlink_adapter.bridge.config import BridgeConfig
     from dlink_adapter.data.embeddings import PairedEmbeddings
     from dlink_adapter.diffusion_link.link import DiffusionLink
-    from dlink_adapter.diffusion_link.link.config import BridgeConfig
+    from dlink_adapter.registry import BRIDGES, load_bridge
     from dlink_adapter.training.fit import FitConfig, fit
 
 # The public names are imported when they are first used, so that `dlink --help` need not wait for torch.
 _HOME = {
-    "BRIDGES": "baselines",
+    "BRIDGES": "registry",
     "BridgeConfig": "bridge.config",
     "DiffusionLink": "diffusion_link.link",
     "FitConfig": "training.fit",
     "PairedEmbeddings": "data.embeddings",
-    "attach": "attach.attachment",
-    "bridge_state_dict": "attach.attachment",
-    "detach": "attach.attachment",
-    "disabled": "attach.attachment",
+    "attach": "attachment.attach",
+    "bridge_state_dict": "attachment.attach",
+    "detach": "attachment.attach",
+    "disabled": "attachment.attach",
     "fit": "training.fit",
-    "load_bridge": "baselines",
-    "mark_only_bridge_trainable": "attach.attachment",
+    "load_bridge": "registry",
+    "mark_only_bridge_trainable": "attachment.attach",
 }
 __all__ = [
     "BRIDGES", "BridgeConfig", "DiffusionLink", "FitConfig", "PairedEmbeddings", "__version__", "attach",

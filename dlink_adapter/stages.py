@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dlink_adapter.atomic import write_atomically
+from dlink_adapter.files import write_atomically
 
 
 class Stages:

@@ -9,10 +9,10 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from dlink_adapter.baselines import load_bridge
+from dlink_adapter.bridge.base import PretrainedBridge, resolve_folder
 from dlink_adapter.captioner.config import BRIDGE_FOLDER, CONFIG_FILE, CaptionerConfig, read_captioner_config
 from dlink_adapter.captioner.model import ADAPTER_FOLDER, PROJECTOR_FILE, Captioner
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge, resolve_folder
+from dlink_adapter.registry import load_bridge
 
 LORA_TARGETS = {"phi3": ["qkv_proj"]}  # families that peft has no layers for: query and value, as for a LLaMA
 AS_SAVED = "as saved"

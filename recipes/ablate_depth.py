@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from dlink_adapter import BridgeConfig, DiffusionLink, FitConfig, PairedEmbeddings, fit
-from dlink_adapter.atomic import write_atomically
+from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.measure.plots import plot_depth
 from dlink_adapter.stages import Stages

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 from dlink_adapter import BRIDGES
+from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.cli import config_path, list_recipes, run
-from dlink_adapter.diffusion_link.link.noise import process_state
 from dlink_adapter.recipes.audiocaps_report import SETUPS, gap, report
 from dlink_adapter.stages import Stages
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from dlink_adapter import PairedEmbeddings, load_bridge
-from dlink_adapter.atomic import write_atomically
 from dlink_adapter.captioner.config import read_captioner_config
+from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.measure.plots import plot_caption_scores, plot_clouds, plot_comparison
 from dlink_adapter.measure.published import Measured, Setup, comparison

@@ -22,11 +22,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dlink_adapter import BRIDGES, DiffusionLink, FitConfig, PairedEmbeddings, fit, load_bridge
-from dlink_adapter.atomic import write_atomically
 from dlink_adapter.baselines.closed_form import ClosedFormBridge
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import train_captioner
+from dlink_adapter.files import write_atomically
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
 from dlink_adapter.measure.gap import before_and_after, measure

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from dlink_adapter import PairedEmbeddings, load_bridge
-from dlink_adapter.atomic import write_atomically
+from dlink_adapter.files import write_atomically
 from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.measure.caption_metrics import score
 from dlink_adapter.measure.plots import plot_caption_scores, plot_clouds

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlink_adapter import PairedEmbeddings
-from dlink_adapter.atomic import write_atomically
 from dlink_adapter.data.clip_tables import Clip, read_clips
 from dlink_adapter.extract.plan import to_jsonl
+from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.caption_metrics import CaptionScores, score
 from dlink_adapter.measure.predictions import Matched, match, read_predictions
 from dlink_adapter.measure.significance import LEVEL, RESAMPLES, compare, interval

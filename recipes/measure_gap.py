@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save
 
 from dlink_adapter import BRIDGES, DiffusionLink, FitConfig, PairedEmbeddings, fit
-from dlink_adapter.atomic import write_atomically
 from dlink_adapter.baselines.diffusion_bridge import DiffusionBridge, import_unet
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge
+from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.files import write_atomically
 from dlink_adapter.integrations.precomputed import read_array
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes.gap_report import draw, over_folds, table

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlink_adapter import BRIDGES, BridgeConfig, FitConfig, PairedEmbeddings
-from dlink_adapter.diffusion_link.link.config import changed, from_known
-from dlink_adapter.diffusion_link.link.noise import process_state
+from dlink_adapter.bridge.config import changed, from_known
+from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.training.fitting import fit_bridge
 
 

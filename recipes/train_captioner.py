@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 
 from dlink_adapter import PairedEmbeddings, load_bridge
+from dlink_adapter.bridge.config import changed
+from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import CaptionRows, train_captioner
-from dlink_adapter.diffusion_link.link.config import changed
-from dlink_adapter.diffusion_link.link.noise import process_state
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.integrations.precomputed import read_array
 from dlink_adapter.stages import Stages

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.diffusion_link.link.config import BridgeConfig
 
 CAPTIONS = [
     f"{subject} {verb} {place}"

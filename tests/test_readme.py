@@ -105,7 +105,9 @@ def test_python_blocks_run(tmp_path, llama, captions, monkeypatch):
             for long, short in shorter.items():
                 block = block.replace(long, short)
             exec(
-                "from dlink_adapter import FitConfig\nfrom dlink_adapter.training.trainer import TrainerConfig\n" + block, values
+                "from dlink_adapter import FitConfig\n"
+                "from dlink_adapter.training.trainer import TrainerConfig\n" + block,
+                values,
             )
     assert values["text_like"].shape == audio.shape and isinstance(values["model"].projector, nn.Linear)
     saved = {path.parent.name for path in tmp_path.glob("*/*.safetensors")}

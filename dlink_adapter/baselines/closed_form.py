@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge
-from dlink_adapter.diffusion_link.link.space import EmbeddingSpace
+from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.bridge.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)

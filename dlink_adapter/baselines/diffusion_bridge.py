@@ -19,10 +19,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import trange
 
+from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.bridge.noise import Draws, normal
+from dlink_adapter.bridge.space import EmbeddingSpace
 from dlink_adapter.diffusion_link.link import add_noise, mirrored_noise
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge
-from dlink_adapter.diffusion_link.link.noise import Draws, normal
-from dlink_adapter.diffusion_link.link.space import EmbeddingSpace
 from dlink_adapter.diffusion_link.schedules import alpha_bars
 
 PACKAGE = "denoising_diffusion_pytorch"

@@ -4,8 +4,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge, ClosedFormConfig
-from dlink_adapter.diffusion_link.link.noise import Draws
-from dlink_adapter.kernel_regression import KernelRegression
+from dlink_adapter.baselines.kernel_regression import KernelRegression
+from dlink_adapter.bridge.noise import Draws
 
 
 class KernelRidge(ClosedFormBridge):

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge
-from dlink_adapter.diffusion_link.link.noise import Draws
+from dlink_adapter.bridge.noise import Draws
 
 
 class MeanShift(ClosedFormBridge):

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge, ClosedFormConfig, clip_runs
-from dlink_adapter.diffusion_link.link.noise import Draws
+from dlink_adapter.bridge.noise import Draws
 
 TEMPERATURES = (0.005, 0.01, 0.02, 0.05, 0.1)  # .01 is DeCap's
 BLOCK_ROWS = 16384  # captions that are looked at together

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge, ClosedFormConfig
-from dlink_adapter.diffusion_link.link.noise import Draws
-from dlink_adapter.diffusion_link.link.space import unit_mean
+from dlink_adapter.bridge.noise import Draws
+from dlink_adapter.bridge.space import unit_mean
 
 
 class ReAlign(ClosedFormBridge):

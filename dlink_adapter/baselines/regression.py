@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.diffusion_link.link.config import BridgeConfig
 from dlink_adapter.training.fit import FitConfig, fit
 
 

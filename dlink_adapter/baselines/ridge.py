@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from dlink_adapter.baselines.leave_one_out import ridge_by_leave_one_out
 from dlink_adapter.baselines.linear import LinearBridge
-from dlink_adapter.leave_one_out import ridge_by_leave_one_out
 
 
 class Ridge(LinearBridge):

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from dlink_adapter.atomic import write_atomically
-from dlink_adapter.diffusion_link.link.card import model_card
-from dlink_adapter.diffusion_link.link.config import from_known
-from dlink_adapter.diffusion_link.link.noise import Draws
+from dlink_adapter.bridge.card import model_card
+from dlink_adapter.bridge.config import from_known
+from dlink_adapter.bridge.noise import Draws
+from dlink_adapter.files import write_atomically
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 MODALITIES = ("audio", "text")

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dlink_adapter.atomic import write_atomically
-from dlink_adapter.diffusion_link.link.base import WEIGHTS_FILE
-from dlink_adapter.diffusion_link.link.config import from_known
+from dlink_adapter.bridge.base import WEIGHTS_FILE
+from dlink_adapter.bridge.config import from_known
+from dlink_adapter.files import write_atomically
 
 CONFIG_FILE, BRIDGE_FOLDER = "captioner.json", "bridge"
 PATHS = ("base_model", "encoder_path")  # hub ids, or folders that are saved relative to the captioner's

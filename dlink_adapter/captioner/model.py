@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 from torch.nn.functional import normalize
 
-from dlink_adapter.atomic import write_atomically
+from dlink_adapter.bridge.base import PretrainedBridge, push_saved
+from dlink_adapter.bridge.noise import Draws, normal
 from dlink_adapter.captioner.config import BRIDGE_FOLDER, PATHS, CaptionerConfig, write_captioner_config
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge, push_saved
-from dlink_adapter.diffusion_link.link.noise import Draws, normal
+from dlink_adapter.files import write_atomically
 
 PROJECTOR_FILE, ADAPTER_FOLDER = "projector.safetensors", "adapter"
 CARD_FILE, CARD = (

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dlink_adapter.diffusion_link.link.noise import ALONE, Draws, Share, normal
-from dlink_adapter.leave_one_out import ridge_by_leave_one_out
+from dlink_adapter.baselines.leave_one_out import ridge_by_leave_one_out
+from dlink_adapter.bridge.noise import ALONE, Draws, Share, normal
 
 NEIGHBOURS = 8  # pairs whose errors a caption draws from
 SAME = 1 - 1e-4  # the cosine from which on a caption is the same

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dlink_adapter.atomic import appearing_folder
 from dlink_adapter.data.shard_rows import Blocks, ShardRows
 from dlink_adapter.data.shards import (
     Captions,
@@ -24,6 +23,7 @@ from dlink_adapter.data.shards import (
     write_header,
     write_shard,
 )
+from dlink_adapter.files import appearing_folder
 
 SHARD_CLIPS = 65536
 

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dlink_adapter.atomic import write_atomically
+from dlink_adapter.files import write_atomically
 
 if sys.platform != "win32":
     from mmap import MADV_DONTNEED

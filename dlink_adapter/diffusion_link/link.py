@@ -6,16 +6,16 @@ Audio and text embeddings are both noised; the reverse process always reconstruc
 import torch
 from torch import Generator, Tensor
 
+from dlink_adapter.baselines.kernel_regression import KernelRegression
+from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.bridge.config import BridgeConfig, check_depth
+from dlink_adapter.bridge.noise import ALONE, Draws, Share, normal
+from dlink_adapter.bridge.space import EmbeddingSpace
 from dlink_adapter.captioner.pseudo_audio import PseudoAudio
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge
-from dlink_adapter.diffusion_link.link.config import BridgeConfig, check_depth
-from dlink_adapter.diffusion_link.link.noise import ALONE, Draws, Share, normal
-from dlink_adapter.diffusion_link.link.space import EmbeddingSpace
 from dlink_adapter.diffusion_link.losses import contrastive_loss, denoising_loss, topology_loss
 from dlink_adapter.diffusion_link.network import Denoiser
 from dlink_adapter.diffusion_link.samplers import SAMPLERS, ladder
 from dlink_adapter.diffusion_link.schedules import alpha_bars, timestep_of_cosine
-from dlink_adapter.kernel_regression import KernelRegression
 
 
 class DiffusionLink(PretrainedBridge):
@@ -120,7 +120,7 @@ class DiffusionLink(PretrainedBridge):
         generator: Generator | None = None,
         share: Share = ALONE,
     ) -> dict[str, Tensor]:
-        """Training losses of paired embeddings, both (n, dim): `loss` and its parts (see `dlink_adapter.diffusion_link.losses`).
+        """Training losses of paired embeddings, both (n, dim): `loss` and its parts (see `losses.py`).
 
         `estimate` (n, dim) replaces that of `audio`, where the kernel regression was fitted on these very pairs: the
         network has to correct the errors that it will meet, those on pairs that were left out.

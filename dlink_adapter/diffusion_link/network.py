@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dlink_adapter.diffusion_link.link.config import BridgeConfig
-from dlink_adapter.diffusion_link.link.noise import SharedDropout
+from dlink_adapter.bridge.config import BridgeConfig
+from dlink_adapter.bridge.noise import SharedDropout
 
 
 class NoiseLevelEmbedding(nn.Module):

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from dlink_adapter.diffusion_link.link.noise import Draws, normal
+from dlink_adapter.bridge.noise import Draws, normal
 
 Denoise = Callable[[Tensor, float], Tensor]  # (x_t (..., dim), alpha_bar) -> x0 (..., dim)
 Sampler = Callable[[Denoise, Tensor, Sequence[float], Draws], Tensor]

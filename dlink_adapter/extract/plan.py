@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dlink_adapter.atomic import appearing_folder, write_atomically
 from dlink_adapter.data.clip_tables import Clip
+from dlink_adapter.files import appearing_folder, write_atomically
 
 TEXTS = 65536  # distinct captions a piece
 

@@ -8,10 +8,10 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dlink_adapter.atomic import write_atomically
+from dlink_adapter.bridge.space import mean_pairwise_cosine
 from dlink_adapter.data.shards import MappedShard, shard_files, write_header
-from dlink_adapter.diffusion_link.link.space import mean_pairwise_cosine
 from dlink_adapter.extract.plan import Plan, to_jsonl
+from dlink_adapter.files import write_atomically
 
 
 def finish(plan: Plan, settings: dict[str, Any]) -> None:

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from dlink_adapter.atomic import write_atomically
+from dlink_adapter.bridge.space import mean_pairwise_cosine
 from dlink_adapter.data.shards import Shard, usable, write_shard
-from dlink_adapter.diffusion_link.link.space import mean_pairwise_cosine
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder, Loaded, UnreadableError
 from dlink_adapter.extract.plan import TEXTS, Plan, read_jsonl, skipped
+from dlink_adapter.files import write_atomically
 
 CONSTANT = 0.9999  # mean pairwise cosine of distinct captions above which a text tower says nothing
 POLL = 0.2  # seconds

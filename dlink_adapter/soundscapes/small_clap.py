@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from dlink_adapter.atomic import appearing_folder
 from dlink_adapter.extract.audio import import_clap_extra, log_mel
+from dlink_adapter.files import appearing_folder
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, ClapFeatureExtractor, ClapModel, RobertaTokenizerFast

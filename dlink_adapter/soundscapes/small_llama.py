@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dlink_adapter.atomic import appearing_folder
+from dlink_adapter.files import appearing_folder
 from dlink_adapter.training.trainer import TrainerConfig, run_trainer
 
 VOCABULARY = 800

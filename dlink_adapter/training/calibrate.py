@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from dlink_adapter.bridge.base import PretrainedBridge
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge
 
 COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3)  # of the noised embedding with the clean one
 MAX_CLIPS = 4096

@@ -20,11 +20,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from dlink_adapter.atomic import write_atomically
+from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.bridge.noise import Share, SharedDropout, process_state
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge
-from dlink_adapter.diffusion_link.link.noise import Share, SharedDropout, process_state
+from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.gap import HEADLINE, before_and_after, measure
 from dlink_adapter.training.calibrate import MAX_CLIPS, ROWS_AT_ONCE, bridge_rows, calibrate
 from dlink_adapter.training.log import LossLog

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge
-from dlink_adapter.diffusion_link.link.noise import process_state
 from dlink_adapter.training.fit import FitConfig, fit, gap_left
 
 

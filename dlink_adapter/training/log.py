@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dlink_adapter.atomic import write_atomically
+from dlink_adapter.files import write_atomically
 
 LOG = "log.jsonl"
 

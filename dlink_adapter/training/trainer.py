@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, Subset
 
-from dlink_adapter.diffusion_link.link.noise import process_state
+from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.training.log import LossLog
 
 

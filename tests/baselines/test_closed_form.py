@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from dlink_adapter.attach.attachment import attach
+from dlink_adapter.attachment.attach import attach
 from dlink_adapter.baselines.closed_form import ClosedFormConfig, clip_runs
-from dlink_adapter.baselines.identity import Identity
 from dlink_adapter.baselines.kernel_ridge import KernelRidge
 from dlink_adapter.baselines.mean_shift import MeanShift
 from dlink_adapter.baselines.memory import Memory
 from dlink_adapter.baselines.pls import PLS
 from dlink_adapter.baselines.procrustes import Procrustes
+from dlink_adapter.baselines.raw import Raw
 from dlink_adapter.baselines.realign import ReAlign
 from dlink_adapter.baselines.ridge import Ridge
 
@@ -23,7 +23,7 @@ KINDS = [MeanShift, ReAlign, Procrustes, PLS, Ridge, KernelRidge, Memory]
 
 def test_identity_is_the_unit_normed_input_and_needs_no_fit():
     x = torch.randn(5, 8)
-    bridge = Identity(ClosedFormConfig(8))
+    bridge = Raw(ClosedFormConfig(8))
     assert bridge.is_fitted and torch.equal(bridge(x), normalize(x, dim=-1))
 
 
@@ -34,7 +34,7 @@ def test_mean_shift_by_hand(pairs):
     torch.testing.assert_close(bridge(pairs[0]), normalize(audio - audio.mean(0) + text.mean(0), dim=-1))
 
 
-@pytest.mark.parametrize("kind", [Identity, *KINDS])
+@pytest.mark.parametrize("kind", [Raw, *KINDS])
 def test_text_is_text_like_already(kind, pairs):
     bridge = kind(ClosedFormConfig(32))
     bridge.fit(*(rows[:100] for rows in pairs))
@@ -87,7 +87,7 @@ def test_unfitted(kind):
         bridge(torch.ones(2, 8))
 
 
-@pytest.mark.parametrize("kind", [Identity, *KINDS])
+@pytest.mark.parametrize("kind", [Raw, *KINDS])
 def test_what_is_not_a_set_of_pairs(kind):
     bridge = kind(ClosedFormConfig(8))
     for audio, text in (((4, 8), (3, 8)), ((4, 7), (4, 7)), ((8,), (8,))):

@@ -7,9 +7,9 @@ from sklearn.kernel_ridge import KernelRidge as Reference
 from torch.nn.functional import normalize
 
 from dlink_adapter import kernel_regression
+from dlink_adapter.baselines.kernel_regression import kernel
 from dlink_adapter.baselines.kernel_ridge import KernelRidge
 from dlink_adapter.baselines.ridge import Ridge
-from dlink_adapter.kernel_regression import kernel
 
 
 def fitted(audio, text, kind=KernelRidge):

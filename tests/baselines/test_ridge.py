@@ -5,8 +5,8 @@ import torch
 from sklearn.linear_model import Ridge as Reference
 from torch.nn.functional import normalize
 
+from dlink_adapter.baselines.leave_one_out import STRENGTHS
 from dlink_adapter.baselines.ridge import Ridge
-from dlink_adapter.leave_one_out import STRENGTHS
 
 
 def fitted(audio, text):

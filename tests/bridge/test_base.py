@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dlink_adapter.baselines import BRIDGES, load_bridge
 from dlink_adapter.baselines.diffusion_bridge import PACKAGE, DiffusionBridge
 from dlink_adapter.baselines.mean_shift import MeanShift
 from dlink_adapter.baselines.regression import Regression
+from dlink_adapter.bridge.base import PretrainedBridge
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.diffusion_link.link.base import PretrainedBridge
+from dlink_adapter.registry import BRIDGES, load_bridge
 from dlink_adapter.training.fit import FitConfig
 
 SMALL = {DiffusionBridge: {"width": 8, "train_steps": 1}, Regression: {"time_dim": 8}}

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dlink_adapter.diffusion_link.link.config import BridgeConfig
+from dlink_adapter.bridge.config import BridgeConfig
 
 
 def test_round_trip_through_json():

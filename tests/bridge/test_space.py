@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.diffusion_link.link.space import EmbeddingSpace, mean_pairwise_cosine, unit_mean
+from dlink_adapter.bridge.space import EmbeddingSpace, mean_pairwise_cosine, unit_mean
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from dlink_adapter.bridge.noise import ALONE
 from dlink_adapter.captioner.pseudo_audio import NEIGHBOURS, PseudoAudio
-from dlink_adapter.diffusion_link.link.noise import ALONE
 
 DIM, EXEMPLARS = 6, 3000
 SCATTER = torch.diag(torch.tensor([1.0, 0.6, 0.3, 0.1, 0.0, 0.0], dtype=torch.float64))

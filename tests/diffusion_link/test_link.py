@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink, add_noise, mirrored_noise
-from dlink_adapter.diffusion_link.link.config import BridgeConfig
 from dlink_adapter.diffusion_link.samplers import SAMPLERS
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dlink_adapter.diffusion_link.link.config import BridgeConfig
+from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.diffusion_link.network import Denoiser, NoiseLevelEmbedding, ResidualMLP
 from dlink_adapter.diffusion_link.schedules import alpha_bars
 

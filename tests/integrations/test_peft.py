@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from dlink_adapter.attach.attachment import attach, detach, disabled, mark_only_bridge_trainable
+from dlink_adapter.attachment.attach import attach, detach, disabled, mark_only_bridge_trainable
 from dlink_adapter.diffusion_link.link import DiffusionLink
 
 DIM = 32

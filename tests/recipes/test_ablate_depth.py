@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from dlink_adapter.baselines.identity import Identity
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
@@ -61,6 +60,6 @@ def test_captions_at_every_depth(folder, tmp_path, llama, make_link, monkeypatch
 
 def test_a_captioner_whose_bridge_has_no_depth(folder, tmp_path, llama):
     config = CaptionerConfig(str(llama), prefix_tokens=2, hidden=16, tuning="frozen")
-    new_captioner(Identity(Identity.config_class(16)), config).save_pretrained(tmp_path)
+    new_captioner(Raw(Raw.config_class(16)), config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has a 'raw' bridge, which has no depth"):
         ablate_depth._caption(tmp_path, PairedEmbeddings.open(folder), [0])

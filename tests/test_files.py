@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from dlink_adapter.atomic import appearing_folder, write_atomically
+from dlink_adapter.files import appearing_folder, write_atomically
 
 
 def test_bytes_and_text(tmp_path):

@@ -14,8 +14,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from dlink_adapter.attach.attachment import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
-from dlink_adapter.attach.hosts import HOSTS
+from dlink_adapter.attachment.attach import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
+from dlink_adapter.attachment.hosts import HOSTS
 
 TOKEN = 9  # the placeholder that an encoder's vectors replace
 TEXT, ENCODER = 64, 32  # the widths of a tiny language model and of a tiny encoder

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlink_adapter.attach.attachment import (
+from dlink_adapter.attachment.attach import (
     BridgedModule,
     attach,
     bridge_state_dict,
@@ -17,7 +17,7 @@ from dlink_adapter.attach.attachment import (
     input_dim,
     mark_only_bridge_trainable,
 )
-from dlink_adapter.attach.hosts import HOSTS, Host, register_host
+from dlink_adapter.attachment.hosts import HOSTS, Host, register_host
 
 DIM = 32
 
@@ -271,7 +271,7 @@ def test_disabled_restores_the_switch_after_an_error(toy: Toy) -> None:
 def test_registered_host_is_found(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import LlamaConfig
 
-    monkeypatch.setattr("dlink_adapter.attach.hosts.HOSTS", dict(HOSTS))
+    monkeypatch.setattr("dlink_adapter.attachment.hosts.HOSTS", dict(HOSTS))
     register_host("llama", Host("projector"))
     register_host("llama", Host("projector"))
     with pytest.raises(ValueError, match="registered already"):

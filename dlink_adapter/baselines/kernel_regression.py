@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dlink_adapter.leave_one_out import RidgeFit, ridge_by_leave_one_out
+from dlink_adapter.baselines.leave_one_out import RidgeFit, ridge_by_leave_one_out
 
 SHARPNESS = (1 / 64, 1 / 16, 0.25, 0.5, 1.0, 2.0, 4.0)  # from next to linear on
 SAMPLE = 16384  # rows that are left out in turn

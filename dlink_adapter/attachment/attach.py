@@ -22,8 +22,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from dlink_adapter.attach.bridged_module import BridgedModule, check_precision, listed, unwrapped
-from dlink_adapter.attach.hosts import host_of
+from dlink_adapter.attachment.bridged_module import BridgedModule, check_precision, listed, unwrapped
+from dlink_adapter.attachment.hosts import host_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -38,7 +38,7 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
         model: the host, also wrapped by `torch.compile`, DDP or peft.
         link: any module `(..., dim) -> (..., dim)`; an integer attribute `dim` lets the width be checked here.
         target: dotted path of the module, or the end of it where that is unique. By default the entry of
-            `dlink_adapter.attach.hosts.HOSTS` for `model.config.model_type`.
+            `dlink_adapter.attachment.hosts.HOSTS` for `model.config.model_type`.
 
     Raises:
         ValueError: no known host, no such target, an ambiguous one, one with a bridge already, one of another width, or

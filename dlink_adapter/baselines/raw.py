@@ -4,10 +4,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedFormBridge
-from dlink_adapter.diffusion_link.link.noise import Draws
+from dlink_adapter.bridge.noise import Draws
 
 
-class Identity(ClosedFormBridge):
+class Raw(ClosedFormBridge):
     """x, unit-normed."""
 
     name = "raw"

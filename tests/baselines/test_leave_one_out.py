@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import Ridge as Reference
 
 from dlink_adapter import leave_one_out
-from dlink_adapter.leave_one_out import ridge_by_leave_one_out
+from dlink_adapter.baselines.leave_one_out import ridge_by_leave_one_out
 
 
 @pytest.fixture

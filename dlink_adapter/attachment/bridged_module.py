@@ -1,6 +1,6 @@
 """A host's module behind a bridge: what `attach` puts in its place.
 
-Its hooks keep the host's checkpoint keys as they are; `attachment.py` says what follows from that.
+Its hooks keep the host's checkpoint keys as they are; `attach.py` says what follows from that.
 """
 
 from collections.abc import Iterable, Iterator
