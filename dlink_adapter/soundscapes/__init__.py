@@ -1,8 +1,8 @@
 """A procedural sound world: events, scenes, waveforms and captions, deterministic by seed and without a download."""
 
 from dlink_adapter.soundscapes.captions import describe, references
-from dlink_adapter.soundscapes.event import Event, Phrase
 from dlink_adapter.soundscapes.events import EVENTS
+from dlink_adapter.soundscapes.events.event import Event, Phrase
 from dlink_adapter.soundscapes.scenes import Placed, Scene, render, render_all, sample_scenes, write_wav
 
 __all__ = [

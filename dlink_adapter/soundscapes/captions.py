@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dlink_adapter.soundscapes.event import Phrase
 from dlink_adapter.soundscapes.events import EVENTS
+from dlink_adapter.soundscapes.events.event import Phrase
 from dlink_adapter.soundscapes.scenes import Placed, Scene
 
 COUNTS = {

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dlink_adapter.soundscapes import EVENTS, Phrase
+from dlink_adapter.soundscapes.events import EVENTS
 
 ESC10 = {
     "dog_bark", "rain", "clock_tick", "baby_cry", "rooster", "sea_waves", "helicopter", "chainsaw", "sneeze",
@@ -55,9 +55,3 @@ def test_verb_and_participle_agree(name):
         verb, participle = phrase.verb.split(), phrase.participle.split()
         assert participle[0].startswith(verb[0][:2]) and participle[0].endswith("ing")
         assert participle[1:] == verb[1:]
-
-
-def test_the_auxiliary_follows_the_verb():
-    assert Phrase("a dog", "barks", "barking").auxiliary == "is"
-    assert Phrase("geese", "hiss", "hissing").auxiliary == "are"
-    assert Phrase("birds", "sing", "singing").auxiliary == "are"

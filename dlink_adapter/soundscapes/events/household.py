@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dlink_adapter.soundscapes.event import Event, phrases
+from dlink_adapter.soundscapes.events.event import Event, phrases
 from dlink_adapter.soundscapes.synthesis import (
     Signal,
     beats,
