@@ -20,6 +20,7 @@ from dlink_adapter.soundscapes.synthesis import (
 
 
 def dog_bark(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A bark: a voice that rises and falls in pitch, through three formants, 0.1 to 0.5 s."""
     samples = samples_of(seconds, log_uniform(rng, 0.1, 0.5), rate)
     pitch = log_uniform(rng, 160, 1000)
     curve = pitch * contour(samples, rng.uniform(0.4, 0.9), 1.0, rng.uniform(0.7, 1.0), rng.uniform(0.3, 0.8))
@@ -30,6 +31,7 @@ def dog_bark(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def cat_meow(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A meow: a voice that crossfades from one low formant to two higher ones and back, 0.4 to 1.2 s."""
     samples = samples_of(seconds, log_uniform(rng, 0.4, 1.2), rate)
     pitch = log_uniform(rng, 350, 900) * contour(samples, 0.75, 1.0, 1.05, rng.uniform(0.6, 0.95))
     opening = contour(samples, 0.2, 1.0, rng.uniform(0.6, 1.0), 0.25)
@@ -40,6 +42,7 @@ def cat_meow(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def rooster(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A crow: two to five short syllables and a falling last one, voiced through two formants, 1.2 to 2.4 s."""
     samples = samples_of(seconds, rng.uniform(1.2, 2.4), rate)
     pitch, tract, out = log_uniform(rng, 420, 1050), rng.uniform(1200, 2400), np.zeros(samples, dtype=np.float32)
     tilt, breath, rough = rng.uniform(0, 6), log_uniform(rng, 0.005, 0.2), log_uniform(rng, 0.003, 0.06)
@@ -55,6 +58,7 @@ def rooster(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def bird_chirps(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Chirps of one to three birds: short trilled pitch sweeps of two harmonics, at irregular intervals."""
     samples = round(seconds * rate)
     out = np.zeros(samples, dtype=np.float32)
     for _ in range(rng.integers(1, 4)):
@@ -70,6 +74,7 @@ def bird_chirps(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def crow_caw(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A caw: a rough, breathy voice through two formants, 0.2 to 0.5 s."""
     samples = samples_of(seconds, log_uniform(rng, 0.2, 0.5), rate)
     pitch = log_uniform(rng, 320, 600) * contour(samples, 0.85, 1.0, 1.0, 0.8)
     tract = rng.uniform(1100, 1900)
@@ -78,6 +83,7 @@ def crow_caw(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def cow_moo(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A moo: a low voice with a slow rise and fall in level, through three formants, 1 to 2 s."""
     samples = samples_of(seconds, rng.uniform(1.0, 2.0), rate)
     pitch = log_uniform(rng, 80, 190) * contour(samples, 0.75, 1.0, 1.05, 1.0, rng.uniform(0.7, 1.0))
     tract = rng.uniform(250, 450)
@@ -86,6 +92,7 @@ def cow_moo(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def sheep_bleat(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A bleat: a voice with a tremor of 7 to 13 Hz in pitch and level, through three formants, 0.5 to 1.1 s."""
     samples = samples_of(seconds, rng.uniform(0.5, 1.1), rate)
     t = np.arange(samples, dtype=np.float32) / rate
     tremor: Signal = np.sin(2 * np.pi * rng.uniform(7, 13) * t)
@@ -96,6 +103,7 @@ def sheep_bleat(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def frog_croak(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A croak: a voice through two formants, in 18 to 60 pulses a second, 0.2 to 0.6 s."""
     samples = samples_of(seconds, log_uniform(rng, 0.2, 0.6), rate)
     t = np.arange(samples, dtype=np.float32) / rate
     pulses = np.square(np.sin(np.pi * log_uniform(rng, 18, 60) * t)) ** 2
@@ -106,6 +114,7 @@ def frog_croak(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def crickets(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """One to three crickets: sines of 3 to 6 kHz in 18 to 45 pulses a second, gated into phrases."""
     samples = round(seconds * rate)
     t = np.arange(samples, dtype=np.float32) / rate
     out = np.zeros(samples, dtype=np.float32)
@@ -118,6 +127,7 @@ def crickets(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def owl_hoot(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A hoot: a nearly pure tone of three harmonics with a little breath noise, 0.35 to 0.8 s."""
     samples = samples_of(seconds, rng.uniform(0.35, 0.8), rate)
     pitch = log_uniform(rng, 280, 550) * contour(samples, 0.93, 1.0, 1.0, 0.94)
     hoot = unit(harmonics(pitch, rate, [1.0, rng.uniform(0.02, 0.15), 0.03]))
@@ -125,6 +135,7 @@ def owl_hoot(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def duck_quack(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A quack: a bright voice that falls in pitch, through two narrow formants, 0.12 to 0.28 s."""
     samples = samples_of(seconds, rng.uniform(0.12, 0.28), rate)
     pitch = log_uniform(rng, 180, 330) * contour(samples, 1.05, 1.0, 0.85)
     tract = rng.uniform(1000, 1500)

@@ -1,4 +1,4 @@
-"""What an event of the sound world is: a way to render it and the words people use for it."""
+"""An `Event` is one kind of sound: the function that synthesises it and the phrases that name it in captions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ class Phrase(NamedTuple):
 
     @property
     def auxiliary(self) -> str:
+        """The auxiliary of the participle: "is" for a singular verb, "are" for a plural one."""
         head = self.verb.split()[0]
         return "is" if head.endswith("s") and not head.endswith("ss") else "are"
 
@@ -28,9 +29,9 @@ class Phrase(NamedTuple):
 class Event:
     """A kind of sound.
 
-    `render(rng, seconds, rate)` returns float32 audio of any level. Where `once` is None the sound fills its duration
-    (rain, an engine) and the array has round(seconds * rate) samples. Otherwise the array is one countable occurrence
-    (one bark) of at most that many samples, and `once` is the longest natural occurrence in seconds.
+    `render(rng, seconds, rate)` returns (samples,) float32 audio of any level. If `once` is None, the sound is
+    continuous (rain, an engine) and has round(seconds * rate) samples. Otherwise it is one occurrence (one bark) of at
+    most that many samples, and `once` is the longest occurrence in seconds. `loud` and `soft` are adverbs for captions.
     """
 
     name: str
@@ -42,10 +43,10 @@ class Event:
 
     @property
     def continuous(self) -> bool:
-        """Whether it fills its duration, so that it is never counted."""
+        """True for a sound that fills its duration; captions never count it."""
         return self.once is None
 
 
 def phrases(*lines: str) -> tuple[Phrase, ...]:
-    """Read "a dog | barks | barking" lines."""
+    """Parse lines such as "a dog | barks | barking"."""
     return tuple(Phrase(*(part.strip() for part in line.split("|"))) for line in lines)

@@ -22,6 +22,7 @@ from dlink_adapter.soundscapes.synthesis import (
 
 
 def siren(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A siren: 12 harmonics whose pitch moves between two values as a sine, a triangle or a square wave."""
     samples = round(seconds * rate)
     cycle = np.arange(samples) / rate * log_uniform(rng, 0.2, 4.0) + rng.random()
     low = log_uniform(rng, 400, 750)
@@ -37,6 +38,7 @@ def siren(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def car_horn(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A honk: two tones of 20 harmonics, about a third apart, equalized, 0.2 to 1 s."""
     samples = samples_of(seconds, log_uniform(rng, 0.2, 1.0), rate)
     pitch, tilt = log_uniform(rng, 280, 480), rng.uniform(0, 4)
     tones = [harmonics(np.full(samples, hz), rate, rolloff(20, tilt)) for hz in (pitch, pitch * rng.uniform(1.18, 1.3))]
@@ -45,7 +47,7 @@ def car_horn(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def _motor(rng: np.random.Generator, pitch: Signal, rate: int, cylinders: int, tilt: float) -> Signal:
-    """Firing pulses at `pitch` Hz, uneven over the cylinders, so that there is energy below the firing rate."""
+    """Firing pulses at `pitch` Hz; the cylinders differ, which gives the sound energy below the firing rate."""
     amplitudes = rolloff(100 * cylinders, tilt) * rng.uniform(0.1, 0.4, 100 * cylinders)
     amplitudes[cylinders - 1 :: cylinders] *= 5
     phases = rng.uniform(0, 2 * np.pi, len(amplitudes)) * 0.6
@@ -53,6 +55,7 @@ def _motor(rng: np.random.Generator, pitch: Signal, rate: int, cylinders: int, t
 
 
 def engine_idling(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """An idling engine: firing pulses at 22 to 60 Hz, low-passed, and noise modulated at half that rate."""
     samples = round(seconds * rate)
     pitch = log_uniform(rng, 22, 60) * drift(rng, samples, rate, 3.0, 0.97, 1.03)
     motor = _motor(rng, pitch, rate, int(rng.choice([2, 4])), rng.uniform(2, 5))
@@ -63,6 +66,7 @@ def engine_idling(rng: np.random.Generator, seconds: float, rate: int) -> Signal
 
 
 def motorcycle(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A motorcycle: firing pulses of two cylinders that drift in rate, louder at high rates, and faint noise."""
     samples = round(seconds * rate)
     revs = drift(rng, samples, rate, rng.uniform(0.6, 1.5), 1.0, rng.uniform(2.0, 3.5))
     motor = _motor(rng, log_uniform(rng, 60, 110) * revs, rate, 2, rng.uniform(1, 4))
@@ -71,6 +75,7 @@ def motorcycle(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A helicopter: noise chopped by the blades at 9 to 28 Hz, their thump, a turbine whine and gearbox tones."""
     samples = round(seconds * rate)
     blade = log_uniform(rng, 9, 28) * drift(rng, samples, rate, 0.5, 0.98, 1.02)
     pulse = unit(harmonics(blade, rate, rolloff(6, rng.uniform(2, 9))))
@@ -88,6 +93,7 @@ def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def chainsaw(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A chainsaw: firing pulses at a rate set by a random throttle, and noise, both louder with it."""
     samples = round(seconds * rate)
     throttle = np.clip(drift(rng, samples, rate, log_uniform(rng, 0.3, 3.0), -0.7, 1.7) + rng.uniform(-0.3, 0.5), 0, 1)
     idle, full = log_uniform(rng, 25, 70), log_uniform(rng, 90, 260)
@@ -101,6 +107,7 @@ def chainsaw(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def train(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A train: pairs of impulses every 0.45 to 1.1 s through two modes, over low-passed noise."""
     samples = round(seconds * rate)
     period = log_uniform(rng, 0.45, 1.1)
     starts = np.arange(rng.uniform(0, period), seconds, period)
@@ -112,6 +119,7 @@ def train(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def airplane(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """An airplane: low-passed noise and a whine that falls in pitch, at a slowly varying level."""
     samples = round(seconds * rate)
     passing = contour(samples, *rng.uniform(0.2, 1.0, 3))
     roar = noise(rng, samples, rate, {30: -3, 150: 0, 800: -5, 3000: rng.uniform(-20, -8), 7900: -40})
@@ -120,6 +128,7 @@ def airplane(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def vacuum_cleaner(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A vacuum cleaner: 20 harmonics of a motor at 180 to 420 Hz and broadband noise."""
     samples = round(seconds * rate)
     pitch = log_uniform(rng, 180, 420) * drift(rng, samples, rate, 0.8, 0.97, 1.03)
     motor = harmonics(pitch, rate, rolloff(20, 2) * rng.uniform(0.1, 1.0, 20))

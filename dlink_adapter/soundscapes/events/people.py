@@ -23,6 +23,7 @@ from dlink_adapter.soundscapes.synthesis import (
 
 
 def baby_cry(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Cries with rests between them: voices with a bent, wavering pitch through three formants."""
     out = np.zeros(round(seconds * rate), dtype=np.float32)
     pitch, tract = log_uniform(rng, 280, 620), rng.uniform(900, 1600)
     tilt, breath, rough = rng.uniform(-1, 4), log_uniform(rng, 0.003, 0.1), log_uniform(rng, 0.002, 0.04)
@@ -32,7 +33,7 @@ def baby_cry(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
         bend = contour(length, rng.uniform(0.55, 0.95), *rng.uniform(0.85, 1.3, 4), rng.uniform(0.5, 0.95))
         waver = 1 + rng.uniform(0, 0.06) * drift(rng, length, rate, 12.0, -1.0, 1.0)
         peaks = [(tract * rng.uniform(0.8, 1.2), 0.35), (tract * 2.6, 0.25), (tract * 3.8, 0.25)]
-        # A cry that overshoots turns rough and noisy, then clears again.
+        # Few cries are strained: rougher and noisier than the rest.
         strain = rng.random() ** 4
         cry = voice(rng, pitch * bend * waver, rate, peaks, tilt, max(breath, 0.5 * strain), rough + 0.1 * strain)
         place(out, cry * fade(length, rate, 0.06, 0.15), time, rate, log_uniform(rng, 0.3, 1.0))
@@ -41,6 +42,7 @@ def baby_cry(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def sneeze(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A sneeze: a voiced gasp, then noise that turns from bright to dull over a falling voice, 0.35 to 1.3 s."""
     samples = samples_of(seconds, rng.uniform(0.35, 1.3), rate)
     out = np.zeros(samples, dtype=np.float32)
     inhale = int(rng.uniform(0.1, 0.6) * samples)
@@ -49,7 +51,7 @@ def sneeze(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     rise = pitch * contour(inhale, 0.9, 1.0, rng.uniform(1.0, 1.4))
     gasp = voice(rng, rise, rate, [(tract, 0.3), (tract * 1.8, 0.3)], 6.0, rng.uniform(0.2, 0.9))
     place(out, gasp * contour(inhale, 0.1, 1.0, 0.3), 0.0, rate, log_uniform(rng, 0.02, 0.9))
-    # "choo": a bright hiss that closes into a dull one, over a shout that falls in pitch.
+    # The "choo" after the gasp.
     bright = noise(rng, burst, rate, {200: -16, 1000: -4, log_uniform(rng, 1500, 5000): 0, 7900: -4})
     dull = noise(rng, burst, rate, {150: -12, log_uniform(rng, 700, 1600): 0, 3500: -14, 7900: -25})
     closing = np.clip(contour(burst, -0.2, rng.uniform(0.3, 1.2), 1.0), 0, 1)
@@ -62,6 +64,7 @@ def sneeze(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def cough(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A cough: a rough, breathy voice that falls in pitch and decays fast, through three formants, 0.25 to 0.5 s."""
     samples = samples_of(seconds, rng.uniform(0.25, 0.5), rate)
     tract = rng.uniform(500, 900)
     pitch = log_uniform(rng, 100, 260) * contour(samples, 1.2, 1.0, 0.7)
@@ -71,6 +74,7 @@ def cough(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def laughter(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Laughter: runs of up to nine voiced syllables that fall in pitch and level, with rests between them."""
     out = np.zeros(round(seconds * rate), dtype=np.float32)
     pitch, tract = log_uniform(rng, 130, 420), rng.uniform(500, 950)
     period, time, step = rng.uniform(0.16, 0.26), rng.uniform(0, 0.3), 0
@@ -85,6 +89,7 @@ def laughter(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def clapping(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Clapping of 1 to 29 people, each at a beat of their own: noise bursts of 12 ms through two modes."""
     samples = round(seconds * rate)
     people = int(log_uniform(rng, 1, 30))
     times = [beats(rng, seconds, log_uniform(rng, 0.2, 0.45), 0.3) for _ in range(people)]
@@ -97,6 +102,7 @@ def clapping(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def footsteps(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Footsteps every 0.3 to 0.8 s: heel and toe impulses through three modes, and noise for a soft floor."""
     samples = round(seconds * rate)
     times = beats(rng, seconds, log_uniform(rng, 0.3, 0.8), 0.1)
     out = np.zeros(samples, dtype=np.float32)
@@ -111,6 +117,7 @@ def footsteps(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def whistling(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A whistled tune: a nearly pure tone that glides between four random notes a second, with breath noise."""
     samples = round(seconds * rate)
     notes = log_uniform(rng, 900, 1800) * 2 ** (rng.choice([-5, -3, 0, 2, 4, 5, 7], max(2, int(seconds * 4))) / 12)
     glide = contour(samples, *np.repeat(notes, 8))
@@ -120,6 +127,7 @@ def whistling(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def snoring(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Snores: a rough voice of 35 to 90 Hz through two formants on each inhale, noise on each exhale."""
     samples = round(seconds * rate)
     t = np.arange(samples, dtype=np.float32) / rate
     breath = np.clip(np.sin(2 * np.pi * (rng.uniform(0.25, 0.5) * t + rng.random())), -0.3, 1)

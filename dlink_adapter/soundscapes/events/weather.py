@@ -22,8 +22,9 @@ from dlink_adapter.soundscapes.synthesis import (
 
 
 def rain(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Rain: noise that drifts in level, and drops as 8 to 800 random impulses a second through two short modes."""
     samples = round(seconds * rate)
-    # From open ground (bright) to a roof or a window pane (dull, with single drops).
+    # The spectra range from rain on open ground (bright) to rain on a roof or a window pane (dull).
     rumble, low, middle, high = rng.uniform([-15, -15, -9, -25], [15, 9, 9, 6])
     hiss = noise(rng, samples, rate, {40: rumble, 150: low, 600: middle, 2500: 0, 7900: high})
     drops = scatter(rng, samples, rate, log_uniform(rng, 8, 800), rng.uniform(0.7, 1.3))
@@ -34,6 +35,7 @@ def rain(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def thunder(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Thunder: noise below 80 to 250 Hz with a rolling, decaying level, and a brighter crack, 1.5 to 3 s."""
     samples = samples_of(seconds, rng.uniform(1.5, 3.0), rate)
     crack = 0.6 * rng.random() ** 2
     rumble = noise(rng, samples, rate, {25: 0, log_uniform(rng, 80, 250): 0, 1000: -30, 7900: -60})
@@ -44,6 +46,7 @@ def thunder(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def sea_waves(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Waves: deep noise and brighter foam noise, both rising and falling with one slow random swell."""
     samples = round(seconds * rate)
     swell = drift(rng, samples, rate, log_uniform(rng, 0.25, 0.9), 0.0, 1.0)
     swell = (swell - swell.min()) / np.ptp(swell)
@@ -55,6 +58,7 @@ def sea_waves(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def wind(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Wind: two bands of noise; the lower follows random gusts, the higher follows their square."""
     samples = round(seconds * rate)
     gusts = drift(rng, samples, rate, rng.uniform(0.5, 2.5), 0.0, 1.0)
     gusts = 0.1 + 0.9 * (gusts - gusts.min()) / np.ptp(gusts)
@@ -65,11 +69,12 @@ def wind(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def fire_crackling(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """A fire: random impulses through two short modes, noise bursts as pops, and low noise."""
     samples = round(seconds * rate)
     crackle = scatter(rng, samples, rate, log_uniform(rng, 2, 120), rng.uniform(0.7, 1.4))
     bright = log_uniform(rng, 1500, 6000)
     sparks = resonate(crackle, rate, [(bright, log_uniform(rng, 0.0001, 0.0008), 1.0), (bright / 3, 0.0005, 0.7)])
-    # Now and then a log pops: a longer burst of noise.
+    # A log pops with a longer burst of noise.
     burst = int(0.08 * rate)
     pop = noise(rng, burst, rate, {100: -12, bright: 0, 7900: -3})
     pop *= decay(burst, rate, 0.0, log_uniform(rng, 0.002, 0.02))
@@ -81,6 +86,7 @@ def fire_crackling(rng: np.random.Generator, seconds: float, rate: int) -> Signa
 
 
 def water_drip(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Drips every 0.25 to 1 s: sines that rise in pitch and decay within 10 to 30 ms."""
     out = np.zeros(round(seconds * rate), dtype=np.float32)
     pitch, time, period = log_uniform(rng, 500, 1800), rng.uniform(0, 0.5), log_uniform(rng, 0.25, 1.0)
     while time < seconds:
@@ -93,6 +99,7 @@ def water_drip(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def running_water(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
+    """Running water: 150 to 500 random impulses a second through five modes, and noise."""
     samples = round(seconds * rate)
     bubbles = scatter(rng, samples, rate, log_uniform(rng, 150, 500), 0.8)
     pitches = np.exp(rng.uniform(np.log(350), np.log(2500), 5))
