@@ -1,4 +1,4 @@
-"""A procedural sound world: events, scenes, waveforms and captions, deterministic by seed and without a download."""
+"""Synthetic scenes of sounds with true captions, generated from a seed, without a download."""
 
 from dlink_adapter.soundscapes.captions import describe, references
 from dlink_adapter.soundscapes.events import EVENTS

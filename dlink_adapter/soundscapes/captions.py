@@ -1,4 +1,4 @@
-"""Captions of a scene, from a small grammar whose every word is true of what sounds."""
+"""Captions of a scene from a small grammar; every word agrees with the events, their order, count and level."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ COUNTS = {
     4: ("four times", "several times", "repeatedly", "multiple times"),
     5: ("several times", "repeatedly", "multiple times", "many times"),
 }
-ONGOING = {"while": 1, "over": 2, "while_then": 1}  # index of the event that goes on behind the others
+ONGOING = {"while": 1, "over": 2, "while_then": 1}  # index of the background event
 FAR, NEAR = ("in the distance", "far away"), ("nearby",)
 
 # a, b, c are the events of the scene: {a} is a clause ("a dog barks" or "a dog is barking"), {a:s} the same in the
@@ -66,7 +66,7 @@ TEMPLATES = {
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """One caption of the scene."""
+    """Return one random caption of the scene."""
     template = str(rng.choice(TEMPLATES[scene.relation]))
     front = max(placed.level for placed in scene.events)
     clauses = {
@@ -78,7 +78,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def references(scene: Scene, count: int, seed: int) -> list[str]:
-    """`count` distinct captions of the scene. Raises ValueError where the grammar has not that many."""
+    """Return `count` distinct captions of the scene. Raises ValueError if the grammar gives fewer."""
     rng, found = np.random.default_rng([seed, scene.seed]), dict[str, None]()
     for _ in range(50 * count):
         if len(found) == count:
@@ -88,9 +88,9 @@ def references(scene: Scene, count: int, seed: int) -> list[str]:
 
 
 class _Clause:
-    """A placed event on its way into a template, in the form that the template's field asks for.
+    """Formats a placed event as the clause that a template field asks for.
 
-    `behind` says that it goes on clearly below another event of the scene.
+    `behind` is true for a background event more than 6 dB below the loudest event.
     """
 
     def __init__(self, placed: Placed, rng: np.random.Generator, behind: bool):
@@ -119,7 +119,7 @@ def _qualify(subject: str, adjective: str) -> str:
 
 
 def _modifiers(placed: Placed, rng: np.random.Generator) -> tuple[str, list[str]]:
-    """An adjective for the subject and adverbs for the verb: how loud, how often, how far."""
+    """Draw an adjective for the subject and adverbs for the verb, from the loudness, count and distance."""
     event = EVENTS[placed.event]
     adjective, adverbs = "", []
     draw = rng.random(3)

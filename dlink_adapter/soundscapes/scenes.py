@@ -25,7 +25,7 @@ TEST_SHARE, VAL_SHARE = 20, 10  # per cent of the pairs of events
 class Placed:
     """An event in a scene: onset and duration in seconds, loudness in dB, distance from 0 (near) to 1 (far).
 
-    `count` is the number of occurrences, 1 for a continuous sound; `seed` fixes the individual dog, engine or bell.
+    `count` is the number of occurrences, 1 for a continuous sound; `seed` is that of its synthesis.
     """
 
     event: str
@@ -38,21 +38,21 @@ class Placed:
 
     @property
     def end(self) -> float:
-        """When it has died away, in seconds."""
+        """End time in seconds."""
         return self.onset + self.duration
 
     @property
     def level(self) -> float:
-        """RMS of its loudest tenth of a second at the listener, in dB below full scale."""
+        """RMS of its loudest tenth of a second at the listener, in dB relative to full scale."""
         return -14 + self.loudness - 8 * self.distance
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Placed events and how they relate in time.
+    """Placed events and their temporal relation.
 
-    `relation` reads the events in order: "alone" (a), "while" (a sounds while b goes on), "then" (a, then b),
-    "then_then" (a, b, c in turn), "over" (a, then b, while c goes on) or "while_then" (a while b goes on, then c).
+    `relation` orders the events a, b and c: "alone" (a), "while" (a during b), "then" (a, then b), "then_then" (a, then
+    b, then c), "over" (a, then b, both during c) or "while_then" (a during b, then c).
     """
 
     events: tuple[Placed, ...]
@@ -62,21 +62,21 @@ class Scene:
 
 
 def pair_split(first: str, second: str) -> str:
-    """The split that owns an unordered pair of events, by a fixed hash."""
+    """Return the split of an unordered pair of events, from a hash of their names."""
     digest = hashlib.sha256("+".join(sorted((first, second))).encode()).digest()
     bucket = int.from_bytes(digest[:4], "big") % 100
     return "test" if bucket < TEST_SHARE else "val" if bucket < TEST_SHARE + VAL_SHARE else "train"
 
 
 def combination_split(names: Iterable[str]) -> str:
-    """The strictest split among the pairs of two or more events, so that no pair of test is ever heard in train."""
+    """Return the strictest split of all pairs of the events, so that a test pair never occurs in a train scene."""
     return max((pair_split(*pair) for pair in combinations(names, 2)), key=SPLITS.index)
 
 
 def sample_scenes(count: int, split: str, seed: int, events: Sequence[str] = tuple(EVENTS)) -> list[Scene]:
-    """Draw `count` scenes of a split from some of the `EVENTS`; the same arguments give the same scenes.
+    """Draw `count` scenes of a split from the named events; the same arguments give the same scenes.
 
-    Single events occur in every split; combinations of events belong to exactly one. Raises ValueError for an unknown
+    Single events occur in every split; each combination of events occurs in one. Raises ValueError for an unknown
     split or event, fewer than three events or a negative count.
     """
     if split not in SPLITS:
@@ -95,7 +95,7 @@ def _sample(rng: np.random.Generator, split: str, events: list[str]) -> Scene:
         names = [str(name) for name in rng.choice(events, size, replace=False)]
         if size == 1 or combination_split(names) == split:
             break
-    # A sound that goes on stands where the relation needs one: last, or before the closing event.
+    # Continuous events come last, where _relation expects the background event; in while_then it is the second.
     names.sort(key=lambda name: EVENTS[name].continuous)
     relation, spans = _relation(rng, names)
     if relation == "while_then":
@@ -105,7 +105,7 @@ def _sample(rng: np.random.Generator, split: str, events: list[str]) -> Scene:
 
 
 def _relation(rng: np.random.Generator, names: list[str]) -> tuple[str, list[tuple[float, float]]]:
-    """A relation that the events allow, and the span (start, end) in seconds of each; may reorder `names`."""
+    """Draw a relation that the events allow and the span (start, end) in seconds of each; may shuffle `names`."""
     goes_on = EVENTS[names[-1]].continuous
     if len(names) == 1:
         return "alone", [(0.0, 5.0)]
@@ -142,7 +142,7 @@ def _place(rng: np.random.Generator, name: str, start: float, end: float, throug
 
 
 def render(scene: Scene, rate: int = 16000) -> Signal:
-    """The scene as (samples,) float32 audio within [-1, 1], through a random room, microphone and noise floor."""
+    """Render (samples,) float32 audio within [-1, 1], with a random room, microphone response and noise floor."""
     rng = np.random.default_rng(scene.seed)
     samples = round(scene.seconds * rate)
     near, far = np.zeros(samples, dtype=np.float32), np.zeros(samples, dtype=np.float32)
@@ -159,7 +159,7 @@ def render(scene: Scene, rate: int = 16000) -> Signal:
 
 
 def render_all(scenes: Sequence[Scene], rate: int = 16000, *, progress: bool = True) -> Signal:
-    """The scenes, which have one length, as (n, samples) float32, rendered in as many processes as there are cores."""
+    """Render scenes of equal length as (n, samples) float32, in one process per core."""
     work = partial(render, rate=rate)
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         waveforms = pool.map(work, scenes, chunksize=32)
@@ -168,7 +168,7 @@ def render_all(scenes: Sequence[Scene], rate: int = 16000, *, progress: bool = T
 
 
 def _render_event(placed: Placed, rate: int) -> Signal:
-    """The event on its own and without a room, at its level."""
+    """Render one event without the room, scaled to its level."""
     rng, event = np.random.default_rng(placed.seed), EVENTS[placed.event]
     slot = placed.duration / placed.count
     sound = event.render(rng, slot, rate)
@@ -180,7 +180,7 @@ def _render_event(placed: Placed, rate: int) -> Signal:
 
 
 def _repeat(rng: np.random.Generator, sound: Signal, count: int, slot: float, rate: int) -> Signal:
-    """Occurrences by the same individual: each a little faster and weaker than the first, regular or in groups."""
+    """Repeat one occurrence `count` times, later ones slightly faster and weaker, at regular or clustered onsets."""
     out = np.zeros(round(count * slot * rate), dtype=np.float32)
     length = len(sound) / rate
     shares = 0.4 / count + 0.6 * rng.dirichlet(np.full(count, log_uniform(rng, 0.3, 30.0)))
@@ -200,7 +200,7 @@ def loudest(audio: Signal, rate: int) -> float:
 
 
 def _room(rng: np.random.Generator, near: Signal, far: Signal, rate: int) -> Signal:
-    """Dull the far bus, reverberate it with decaying noise, and colour the sum like some microphone."""
+    """Low-pass and reverberate the far bus, add the near bus and apply a random microphone response."""
     tail = int(log_uniform(rng, 0.05, 0.8) * rate)
     echo = noise(rng, tail, rate, {100: -6, 500: 0, 3000: -4, 7900: -15}) * decay(tail, rate, 0.0, tail / rate / 5)
     echo *= rng.uniform(0.3, 1.0) / np.sqrt(np.square(echo).sum())
@@ -212,13 +212,13 @@ def _room(rng: np.random.Generator, near: Signal, far: Signal, rate: int) -> Sig
 
 
 def _floor(rng: np.random.Generator) -> dict[float, float]:
-    """The colour of a recording's noise floor: hum and traffic at the bottom, hiss at the top."""
+    """Draw the spectrum {Hz: dB} of a recording's noise floor, from hum to hiss."""
     hum, traffic, air, hiss = rng.uniform([-5, -6, -15, -25], [25, 12, 3, 6])
     return {40: hum, 200: traffic, 1000: 0, 3000: air, 7900: hiss}
 
 
 def _cut(rng: np.random.Generator, scene: Scene, rate: int) -> Signal:
-    """Gate of a clip that was cut around its sounds and padded with digital silence."""
+    """Gate that zeroes the audio before the first and after the last event, as in trimmed and padded clips."""
     start = min(placed.onset for placed in scene.events) - rng.uniform(0.0, 0.3)
     end = max(placed.end for placed in scene.events) + rng.uniform(0.0, 0.6)
     t = np.arange(round(scene.seconds * rate), dtype=np.float32) / rate

@@ -1,8 +1,8 @@
 """A small CLAP trained from scratch on the soundscapes: a real `ClapModel` where no checkpoint can be downloaded.
 
 HTSAT and RoBERTa of 1.3 million parameters together, trained with the symmetric InfoNCE loss of CLAP (Wu et al., ICASSP
-2023). The modality gap is what that loss leaves behind: a high temperature scale keeps the two clouds apart (Liang et
-al., NeurIPS 2022, section 4). Nothing is added to either side. Needs `pip install "dlink-adapter[clap]"`.
+2023). The modality gap comes from that loss: a high logit scale keeps audio and text embeddings apart (Liang et al.,
+NeurIPS 2022, section 4). No offset is added to either modality. Needs `pip install "dlink-adapter[clap]"`.
 """
 
 from collections.abc import Sequence
@@ -44,24 +44,24 @@ def train_small_clap(
 ) -> None:
     """Trains a small CLAP and saves it as a folder that `ClapModel`, `AutoProcessor` and `ClapEncoder` load.
 
-    The folder appears when everything in it is written; the caller's random state is left alone.
+    The folder appears only when it is complete; the caller's random state does not change.
 
     Args:
         waveforms: `(clips, samples)` mono at `rate` Hz, a whole number of seconds each.
-        captions: one caption a clip.
-        out: folder to create; it must not exist.
-        seed: of the initial weights, the order of the clips and the augmentation.
+        captions: one caption per clip.
+        out: folder to create; an existing one must be empty.
+        seed: seed of the initial weights, the order of the clips and the augmentation.
         epochs: passes over the clips.
         rate: sampling rate in Hz.
-        batch_size: clips a step, each against the captions of all the others.
+        batch_size: clips per step; the captions of the other clips are the negatives.
         learning_rate: peak of the one-cycle schedule.
-        logit_scale: where the learned inverse temperature starts. CLAP's 14 leaves almost no gap in a model this
-            small; 55 parts the centroids by .6, 100 by .8 to 1, as those of CLIP (Liang et al.), and hears less.
-        progress: shows bars when on a terminal.
+        logit_scale: initial value of the learned inverse temperature. CLAP's 14 gives almost no gap in a model this
+            small; 55 gives centroids .6 apart; 100 gives .8 to 1, as in CLIP (Liang et al.), and a weaker encoder.
+        progress: shows progress bars on a terminal.
 
     Raises:
-        ValueError: the shapes do not fit, or the clips are not whole seconds.
-        FileExistsError: `out` holds something.
+        ValueError: the shapes do not match, or the clips are not whole seconds.
+        FileExistsError: `out` exists and is not empty.
     """
     extractor = _feature_extractor(rate, _whole_seconds(waveforms, captions, rate))
     with torch.random.fork_rng(devices=[]), appearing_folder(out) as folder:
@@ -91,7 +91,7 @@ def _feature_extractor(rate: int, seconds: int) -> "ClapFeatureExtractor":
     return import_clap_extra("transformers").ClapFeatureExtractor(
         feature_size=MEL_BINS,
         sampling_rate=rate,
-        hop_length=-(-rate * seconds // 500),  # 501 frames: the model stretches them to the 512 that fill its image
+        hop_length=-(-rate * seconds // 500),  # 501 frames, which the model interpolates to the 512 of its input image
         max_length_s=seconds,
         fft_window_size=512,
         frequency_min=50,
@@ -111,7 +111,7 @@ def _train_tokenizer(captions: Sequence[str], folder: Path) -> "RobertaTokenizer
 
 
 def _log_mels(waveforms: Tensor, extractor: "ClapFeatureExtractor", progress: bool) -> Tensor:
-    """What the extractor makes of clips that fill its window, without its Python loop: `(clips, 1, frames, mels)`."""
+    """The extractor's features of clips of full length, without its Python loop: `(clips, 1, frames, mels)`."""
     filters = torch.from_numpy(extractor.mel_filters_slaney)
     bar = tqdm(waveforms, desc="log-mel", unit="clip", disable=None if progress else True)
     mels = [log_mel(clip, filters, fft_size=extractor.fft_window_size, hop=extractor.hop_length) for clip in bar]
@@ -124,14 +124,14 @@ def _small_model(vocabulary: int, logit_scale: float) -> "ClapModel":
         window_size=4,
         spec_size=128,
         num_mel_bins=MEL_BINS,
-        patch_size=8,  # HTSAT's patches of 4 take half as long again
+        patch_size=8,  # HTSAT's 4 would take half as long again
         patch_stride=[8, 8],
         patch_embeds_hidden_size=48,
         depths=[1, 2, 1],
         num_attention_heads=[2, 4, 8],
         hidden_size=192,
         hidden_dropout_prob=0.0,
-        initializer_factor=3.0,  # the default, made for a wide and deep HTSAT, starts narrow layers too small
+        initializer_factor=3.0,  # the default of 1 is for a wide HTSAT; weights of narrow layers would start too small
     )
     text = dict(
         vocab_size=vocabulary,
@@ -161,7 +161,7 @@ def _fit(
     progress: bool,
 ) -> None:
     batches = -(-len(mels) // batch_size)
-    # What HTSAT does first, it does to its input: without a scale of its own there, nothing is sent back through it.
+    # The batch norm is HTSAT's first layer; freezing it spares the backward pass through it and the image resizing.
     model.audio_model.audio_encoder.batch_norm.requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.05, fused=True)
@@ -190,13 +190,13 @@ def _fit(
 
 
 def contrastive_loss(audio_logits: Tensor, text_logits: Tensor) -> Tensor:
-    """Symmetric InfoNCE over a batch of pairs, `(n, n)` logits each (CLAP, equation 2)."""
+    """Symmetric InfoNCE over a batch of n pairs; both logits are `(n, n)` (CLAP, equation 2)."""
     pair = torch.arange(len(audio_logits), device=audio_logits.device)
     return (cross_entropy(audio_logits, pair) + cross_entropy(text_logits, pair)) / 2
 
 
 def augment(mels: Tensor) -> Tensor:
-    """A little louder or softer, earlier or later, with a band and a moment masked: `(n, 1, frames, mels)` in dB."""
+    """Random gain, circular time shift, time mask and frequency mask of `(n, 1, frames, mels)` in dB."""
     n, _, frames, bins = mels.shape
     mels = (mels + torch.empty(n, 1, 1, 1).uniform_(-GAIN_DB, GAIN_DB)).clamp_min(SILENCE_DB)
     shifted = (torch.arange(frames) + torch.randint(-SHIFT, SHIFT + 1, (n, 1))) % frames
@@ -207,7 +207,7 @@ def augment(mels: Tensor) -> Tensor:
 
 
 def _random_span(n: int, size: int, longest: int) -> Tensor:
-    """`(n, size)` bool, true on one contiguous span of at most `longest` a row."""
+    """`(n, size)` bool, true on one contiguous span of at most `longest` in each row."""
     length = torch.randint(0, longest + 1, (n, 1))
     start = (torch.rand(n, 1) * (size - length + 1)).long()
     place = torch.arange(size)

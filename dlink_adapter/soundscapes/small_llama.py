@@ -1,6 +1,6 @@
 """A small LLaMA pre-trained on captions: a real `LlamaForCausalLM` where no checkpoint can be downloaded.
 
-It learns the language of the captions and nothing about sound. Needs `pip install "dlink-adapter[llm]"`.
+It is trained on text only, never on audio. Needs `pip install "dlink-adapter[llm]"`.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,16 @@ def train_small_llama(
     """Pre-trains a small LLaMA with `transformers.Trainer` and saves it as a folder that the Auto classes load.
 
     Args:
-        captions: the text it learns.
-        out: folder to create; it must not exist.
-        config: settings of the training; its seed is also that of the initial weights.
-        hidden_size: a multiple of 64, which is what bitsandbytes can quantise.
-        layers: transformer layers.
-        progress: shows a bar when on a terminal.
+        captions: training text.
+        out: folder to create; an existing one must be empty.
+        config: training settings; its seed also seeds the initial weights.
+        hidden_size: a multiple of 64, as bitsandbytes requires.
+        layers: number of transformer layers.
+        progress: shows a progress bar on a terminal.
+
+    Raises:
+        ValueError: `hidden_size` is not a multiple of 64.
+        FileExistsError: `out` exists and is not empty.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -63,7 +67,7 @@ def train_small_llama(
 
 
 class _Collator:
-    """Captions -> [BOS] caption [EOS], right-padded, with the padding left out of the labels."""
+    """Collates captions as [BOS] caption [EOS], right-padded; the labels of the padding are -100."""
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer

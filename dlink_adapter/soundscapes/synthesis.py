@@ -15,7 +15,7 @@ CONTROL = 16  # samples between two points of a control curve
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """A draw whose logarithm is uniform: what pitches, tempi and decay times need."""
+    """Draw from a log-uniform distribution, which suits pitches, tempi and decay times."""
     return float(low * (high / low) ** rng.random())
 
 
@@ -41,7 +41,7 @@ def equalize(audio: Signal, rate: int, response: Mapping[float, float]) -> Signa
 
 
 def colour(rng: np.random.Generator, spread: float) -> dict[float, float]:
-    """A random response with a standard deviation of `spread` dB, as bodies, rooms and microphones have."""
+    """Draw a response {Hz: dB} as of a body, room or microphone: a tilt and gains with a sigma of `spread` dB."""
     hertz = np.geomspace(60, 7900, 12)
     tilt = rng.normal(0, spread) * np.linspace(-1, 1, 12)
     return dict(zip(hertz.tolist(), (tilt + rng.normal(0, spread, 12)).tolist(), strict=True))
@@ -50,31 +50,31 @@ def colour(rng: np.random.Generator, spread: float) -> dict[float, float]:
 def noise(rng: np.random.Generator, samples: int, rate: int, response: Mapping[float, float]) -> Signal:
     """Stationary noise of unit RMS with the spectrum {Hz: dB}, made in the frequency domain."""
     length = fft.next_fast_len(max(samples, 64), real=True)
-    # Uniform parts are four times cheaper than normal ones, and their sum over the bins is Gaussian anyway.
+    # Uniform parts are four times cheaper than normal ones, and the sum over many bins is nearly Gaussian anyway.
     parts = rng.random((length // 2 + 1, 2), dtype=np.float32) - np.float32(0.5)
     shaped = fft.irfft(parts.view(np.complex64)[:, 0] * gains(length, rate, response), length)[:samples]
     return unit(shaped)
 
 
 def samples_of(seconds: float, limit: float, rate: int) -> int:
-    """Number of samples of a sound of natural length `limit` that has at most `seconds`."""
+    """Number of samples in the shorter of `seconds` and `limit`, the natural length of the sound in seconds."""
     return int(min(seconds, limit) * rate)
 
 
 def unit(audio: Signal) -> Signal:
-    """Scale to an RMS of one; silence stays silence."""
+    """Scale to an RMS of one; zeros stay zeros."""
     return (audio / (np.sqrt(np.mean(np.square(audio))) + 1e-9)).astype(np.float32)
 
 
 def contour(samples: int, *values: float) -> Signal:
-    """A curve through equally spaced values, refreshed every millisecond or so."""
+    """Interpolate equally spaced values linearly, in steps of `CONTROL` samples."""
     steps = samples // CONTROL + 1
     curve = np.interp(np.linspace(0, 1, steps), np.linspace(0, 1, len(values)), values)
     return np.repeat(curve.astype(np.float32), CONTROL)[:samples]
 
 
 def drift(rng: np.random.Generator, samples: int, rate: int, hz: float, low: float, high: float) -> Signal:
-    """A random curve between low and high with about `hz` turns a second."""
+    """Draw a smooth random curve between low and high, from about `hz` random values a second."""
     points = rng.uniform(low, high, max(2, int(samples / rate * hz) + 2))
     return contour(samples, *signal.resample(points, 4 * len(points)).clip(low, high))
 
@@ -109,12 +109,12 @@ def harmonics(pitch: ArrayLike, rate: int, amplitudes: ArrayLike, phases: ArrayL
 
 
 def rolloff(count: int, decibels_per_octave: float) -> NDArray[np.float64]:
-    """Amplitudes of `count` harmonics that fall by so many dB an octave."""
+    """Amplitudes of `count` harmonics that fall by `decibels_per_octave`."""
     return np.arange(1.0, count + 1) ** (-decibels_per_octave / 6.02)
 
 
 def resonate(audio: Signal, rate: int, modes: Sequence[tuple[float, float, float]]) -> Signal:
-    """Excite a body with modes (Hz, decay time in seconds, gain): the sum of its decaying sines, by convolution.
+    """Convolve the audio with a sum of decaying sines, one for each mode (Hz, decay time in seconds, gain).
 
     Modes near or above Nyquist are left out.
     """
@@ -150,7 +150,7 @@ def beats(rng: np.random.Generator, seconds: float, period: float, jitter: float
 
 
 def place(out: Signal, grain: Signal, seconds: float, rate: int, gain: float = 1.0) -> None:
-    """Add a grain to `out` in place from a time on; what hangs over the end is cut."""
+    """Add a grain to `out` in place at a time in seconds; samples past the end are dropped."""
     start = round(seconds * rate)
     part = grain[: max(0, len(out) - start)]
     out[start : start + len(part)] += gain * part
@@ -183,7 +183,7 @@ def voice(
     source = unit(harmonics(pitch * wobble, rate, rolloff(60, tilt)))
     hiss = noise(rng, len(pitch), rate, {100: -10, 1000: 0, 6000: 0})
     source = (1 - breath) * source + breath * hiss
-    # The tract moves during the call: from one set of formants to another, scaled at random.
+    # The formants move during the call, between `peaks` and a randomly scaled copy.
     moved = [(hz * log_uniform(rng, 0.7, 1.4), width) for hz, width in peaks]
     length = fft.next_fast_len(len(source), real=True)
     spectrum = fft.rfft(source, length)

@@ -1,4 +1,4 @@
-"""The small LLaMA: a folder like any other, that knows the captions it was trained on."""
+"""The small LLaMA: the Auto classes load its folder, and training lowers the loss on its captions."""
 
 import pytest
 import torch

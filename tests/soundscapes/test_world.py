@@ -1,4 +1,4 @@
-"""The demo's data sets keep apart what a fair comparison needs apart."""
+"""The data sets of the demo: disjoint, deterministic, and new combinations in the test split."""
 
 import numpy as np
 
