@@ -4,12 +4,16 @@ A new method is a file in its room and a line here. Its module is imported when 
 """
 
 from collections import UserDict
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dlink_adapter.bridge.base import PretrainedBridge as Bridge
-from dlink_adapter.bridge.base import read_config, resolve_folder
+import torch
+
+from dlink_adapter.bridge.base import Bridge
+from dlink_adapter.bridge.config import from_known
+from dlink_adapter.bridge.hub import read_config, resolve_folder
 
 
 class _Bridges(UserDict[str, Any]):
@@ -37,10 +41,25 @@ BRIDGES = _Bridges(
     regression="baselines.regression:Regression",
     diffusion_bridge="baselines.diffusion_bridge:DiffusionBridge",
     diffusion_link="diffusion_link.link:DiffusionLink",
+    moment_matched="refine.moment_matched:MomentMatched",
+    residual="refine.residual:Residual",
 )
 
 
-def load_bridge(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None) -> Bridge:
-    """Load a saved bridge of any kind from a folder or from the hub. Raises as `from_pretrained` does."""
-    folder = resolve_folder(name_or_path, revision=revision, token=token)
-    return BRIDGES[read_config(folder)["bridge"]].from_pretrained(folder)
+def new_bridge(name: str, dim: int, settings: Mapping[str, Any] | None = None) -> Bridge:
+    """An unfitted bridge by name, with these settings of its config. Raises ValueError on one that it does not have."""
+    kind = BRIDGES[name]
+    return kind(from_known(kind.config_class, {**(settings or {}), "dim": dim}))
+
+
+def load_bridge(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    subfolder: str = "",
+    **hub: Any,
+) -> Bridge:
+    """Load a saved bridge of any kind from a folder or from the hub; the arguments are those of `from_pretrained`."""
+    folder = resolve_folder(name_or_path, subfolder=subfolder, **hub)
+    return BRIDGES[read_config(folder)["bridge"]].from_pretrained(folder, device=device, dtype=dtype)

@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 
 from dlink_adapter import BRIDGES
-from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.cli import config_path, list_recipes, run
 from dlink_adapter.recipes.audiocaps_report import SETUPS, gap, report
 from dlink_adapter.stages import Stages
+from dlink_adapter.training.processes import process_state
 
 SPLITS = ("train", "val", "test")
 SHARED = ("extract-embeddings", "train-bridge", "train-captioner")  # by all processes; the rest is done by one

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.data.clip_tables import read_clips
 from dlink_adapter.extract.encoders import load_encoder
 from dlink_adapter.extract.extraction import Processes, extract
+from dlink_adapter.training.processes import process_state
 
 
 def main(

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from dlink_adapter import BRIDGES, BridgeConfig, FitConfig, PairedEmbeddings
 from dlink_adapter.bridge.config import changed, from_known
-from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.training.fitting import fit_bridge
+from dlink_adapter.training.processes import process_state
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import torch
 
 from dlink_adapter import PairedEmbeddings, load_bridge
 from dlink_adapter.bridge.config import changed
-from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import CaptionRows, train_captioner
@@ -26,6 +25,7 @@ from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.integrations.precomputed import read_array
 from dlink_adapter.stages import Stages
 from dlink_adapter.training.log import LossLog
+from dlink_adapter.training.processes import process_state
 from dlink_adapter.training.trainer import TrainerConfig
 
 OF_TRAINING = ("fresh_noise", "noise", "max_caption_tokens")  # settings that a saved captioner can be given anew

@@ -1,33 +1,26 @@
-"""What the closed-form bridges share: a config of one number, buffers instead of weights, `fit(audio, text)`."""
+"""What the closed-form bridges share: a formula that maps audio, and text that passes through."""
 
-from dataclasses import dataclass
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from dlink_adapter.bridge.base import PretrainedBridge
-from dlink_adapter.bridge.space import EmbeddingSpace
-
-
-@dataclass(frozen=True)
-class ClosedFormConfig:
-    """dim: width of the encoder's embeddings."""
-
-    dim: int
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.dim, int) or self.dim < 1:
-            raise ValueError(f"dim is {self.dim!r}: it must be an int of at least 1")
+from dlink_adapter.bridge.base import Bridge, Descend
+from dlink_adapter.bridge.config import DimConfig
+from dlink_adapter.bridge.noise import Draws
+from dlink_adapter.bridge.space import EmbeddingSpace, Modality
+from dlink_adapter.data.embeddings import PairedEmbeddings
 
 
-class ClosedFormBridge(PretrainedBridge):
+class ClosedForm(Bridge):
     """A deterministic bridge that is fitted by a formula. Text is text-like already and passes through unit-normed."""
 
-    config_class = ClosedFormConfig
+    config_class = DimConfig
     data_sized: ClassVar[tuple[str, ...]] = ()  # buffers whose length is that of the training data
 
-    def __init__(self, config: ClosedFormConfig):
+    def __init__(self, config: DimConfig):
         super().__init__(config)
         self.space = EmbeddingSpace(config.dim)
 
@@ -35,27 +28,26 @@ class ClosedFormBridge(PretrainedBridge):
     def is_fitted(self) -> bool:
         return self.space.is_fitted
 
-    def fit(self, audio: Tensor, text: Tensor) -> None:
-        """Fit on pairs, both (n, dim). What a method can set, it chooses on these pairs by leaving some out.
+    def learn(self, pairs: PairedEmbeddings, descend: Descend) -> None:
+        self.space.fit(pairs.blocks("audio"), pairs.blocks("text"))
+        self.solve(pairs)
 
-        A clip with several captions comes as a run of equal audio rows. Raises ValueError on shapes that do not match.
-        """
-        if audio.shape != text.shape or audio.ndim != 2 or audio.shape[-1] != self.dim:
-            raise ValueError(
-                f"expected pairs (n, {self.dim}), got audio {tuple(audio.shape)}, text {tuple(text.shape)}"
-            )
-        self.space.fit(audio, text)
+    def solve(self, pairs: PairedEmbeddings) -> None:
+        """Find what the formula needs beside the space. What a method can set, it chooses by leaving clips out."""
 
-    def clip_coordinates(self, audio: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs (n, dim) in the space's coordinates, float64, a row a clip: its audio, and the mean of its captions.
+    @abstractmethod
+    def move(self, x: Tensor) -> Tensor:
+        """float32 audio (..., dim) -> text-like (..., dim), unit norm."""
 
-        So that leaving one out leaves a clip out: its other captions would give the answer away.
-        """
-        first, count = clip_runs(audio)
-        owner = torch.arange(len(first), device=audio.device).repeat_interleave(count)
-        t = self.space.encode(text.double(), "text")
-        summed = t.new_zeros(len(first), self.dim).index_add(0, owner, t)
-        return self.space.encode(audio[first].double()), summed / count.unsqueeze(-1)
+    def bridge(self, x: Tensor, modality: Modality, generator: Draws, samples: int | None) -> Tensor:
+        return normalize(x, dim=-1) if modality == "text" else self.move(x)
+
+    def clip_coordinates(self, pairs: PairedEmbeddings) -> tuple[Tensor, Tensor]:
+        """A row a clip, float64: the coordinates of its audio, and the mean of those of its captions; (clips, dim)."""
+        t = self.space.encode(pairs.text.double(), "text")
+        captions = torch.bincount(pairs.clip, minlength=pairs.clips).unsqueeze(-1)
+        mean = t.new_zeros(pairs.clips, self.dim).index_add(0, pairs.clip, t) / captions
+        return self.space.encode(pairs.audio.double()), mean
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in self.data_sized:
@@ -64,9 +56,21 @@ class ClosedFormBridge(PretrainedBridge):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def clip_runs(audio: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each run of equal rows of audio (n, dim) starts, and how long it is: the captions of a clip."""
-    starts = torch.ones(len(audio), dtype=torch.bool, device=audio.device)
-    starts[1:] = (audio[1:] != audio[:-1]).any(-1)
-    first = starts.nonzero().flatten()
-    return first, torch.diff(first, append=first.new_tensor([len(audio)]))
+class LinearBridge(ClosedForm):
+    """a W, in the coordinates of `EmbeddingSpace`; a subclass says how W (dim, dim) is found."""
+
+    weight: Tensor
+
+    def __init__(self, config: DimConfig):
+        super().__init__(config)
+        self.register_buffer("weight", torch.zeros(config.dim, config.dim))
+
+    def solve(self, pairs: PairedEmbeddings) -> None:
+        self.weight.copy_(self.regress(*self.clip_coordinates(pairs)))
+
+    @abstractmethod
+    def regress(self, a: Tensor, t: Tensor) -> Tensor:
+        """W of coordinates (clips, dim) in float64."""
+
+    def move(self, x: Tensor) -> Tensor:
+        return self.space.decode(self.space.encode(x) @ self.weight.to(x))

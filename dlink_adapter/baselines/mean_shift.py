@@ -3,15 +3,13 @@
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dlink_adapter.baselines.closed_form import ClosedFormBridge
-from dlink_adapter.bridge.noise import Draws
+from dlink_adapter.baselines.closed_form import ClosedForm
 
 
-class MeanShift(ClosedFormBridge):
+class MeanShift(ClosedForm):
     """x - mean(audio) + mean(text), unit-normed; the means are those of unit-normed training embeddings."""
 
     name = "mean_shift"
 
-    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
-        x = normalize(x, dim=-1)
-        return x if modality == "text" else normalize(x + (self.space.text_mean - self.space.audio_mean).to(x), dim=-1)
+    def move(self, x: Tensor) -> Tensor:
+        return normalize(normalize(x, dim=-1) - self.space.audio_mean.to(x) + self.space.text_mean.to(x), dim=-1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dlink_adapter.baselines.linear import LinearBridge
+from dlink_adapter.baselines.closed_form import LinearBridge
 
 DIRECTIONS = (8, 16, 32, 64, 100, 150, 200, 300, 400, 600, 800, 1000)
 FOLDS = 5
@@ -17,7 +17,7 @@ class PLS(LinearBridge):
 
     name = "pls"
 
-    def solve(self, a: Tensor, t: Tensor) -> Tensor:
+    def regress(self, a: Tensor, t: Tensor) -> Tensor:
         order = torch.randperm(len(a), generator=torch.Generator().manual_seed(0)).to(a.device)
         errors: dict[int, float] = {}
         for fold in range(FOLDS):

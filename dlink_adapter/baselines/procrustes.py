@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dlink_adapter.baselines.linear import LinearBridge
+from dlink_adapter.baselines.closed_form import LinearBridge
 
 
 class Procrustes(LinearBridge):
@@ -11,6 +11,6 @@ class Procrustes(LinearBridge):
 
     name = "procrustes"
 
-    def solve(self, a: Tensor, t: Tensor) -> Tensor:
+    def regress(self, a: Tensor, t: Tensor) -> Tensor:
         left, _, right = torch.linalg.svd(a.T @ t)
         return left @ right

@@ -3,11 +3,10 @@
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dlink_adapter.baselines.closed_form import ClosedFormBridge
-from dlink_adapter.bridge.noise import Draws
+from dlink_adapter.baselines.closed_form import ClosedForm
 
 
-class Raw(ClosedFormBridge):
+class Raw(ClosedForm):
     """x, unit-normed."""
 
     name = "raw"
@@ -16,5 +15,5 @@ class Raw(ClosedFormBridge):
     def is_fitted(self) -> bool:
         return True
 
-    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
+    def move(self, x: Tensor) -> Tensor:
         return normalize(x, dim=-1)

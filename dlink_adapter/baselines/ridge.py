@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from dlink_adapter.baselines.leave_one_out import ridge_by_leave_one_out
-from dlink_adapter.baselines.linear import LinearBridge
+from dlink_adapter.baselines.closed_form import LinearBridge
+from dlink_adapter.baselines.press import press_ridge
 
 
 class Ridge(LinearBridge):
@@ -11,7 +11,7 @@ class Ridge(LinearBridge):
 
     name = "ridge"
 
-    def solve(self, a: Tensor, t: Tensor) -> Tensor:
-        found = ridge_by_leave_one_out(a, t)
+    def regress(self, a: Tensor, t: Tensor) -> Tensor:
+        found = press_ridge(a, t)
         self.metadata["strength"] = found.strength
         return found.weight

@@ -1,32 +1,35 @@
-"""What every bridge has in common: how it is called, saved, loaded and shared.
+"""What every bridge has in common: how it is fitted, called, saved, loaded and shared.
 
 A saved bridge is a folder with `config.json`, `model.safetensors` and a model card. Nothing is unpickled.
 """
 
 import json
-import tempfile
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from dlink_adapter.bridge.card import model_card
 from dlink_adapter.bridge.config import from_known
+from dlink_adapter.bridge.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, push_saved, read_config, resolve_folder
 from dlink_adapter.bridge.noise import Draws
+from dlink_adapter.bridge.space import EmbeddingSpace, Modality
+from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.files import write_atomically
 
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
-MODALITIES = ("audio", "text")
+ROWS_AT_ONCE = 512  # each may be sent through the bridge with every sample of its noise
 
 
-class PretrainedBridge(nn.Module):
+class Bridge(nn.Module, ABC):
     """A map (..., dim) -> (..., dim) from an encoder's embeddings to text-like ones, fitted on pairs.
 
-    A subclass has a `name`, a frozen dataclass `config_class` with at least `dim`, and `bridge`, which gets float32.
+    A subclass has a `name`, a frozen dataclass `config_class` with at least `dim`, and the abstract methods below.
     `metadata` is free JSON that is saved with it: the encoder's fingerprint, what calibration measured.
     """
 
@@ -44,20 +47,36 @@ class PretrainedBridge(nn.Module):
         return int(self.config.dim)
 
     @property
+    def training_rows(self) -> int:
+        """How many embeddings of the training pairs the weights hold."""
+        return 0
+
+    @property
+    @abstractmethod
     def is_fitted(self) -> bool:
         """Whether the bridge can be called."""
-        raise NotImplementedError
 
-    def fit(self, audio: Tensor, text: Tensor) -> None:
-        """Fit on pairs, both (n, dim)."""
-        raise NotImplementedError(f"a {type(self).__name__} is fitted by dlink_adapter.fit(bridge, (audio, text))")
+    @abstractmethod
+    def learn(self, pairs: PairedEmbeddings, descend: "Descend") -> None:
+        """Fit on pairs. A network is trained by `descend(bridge, pairs)`; a formula does without it."""
 
-    def bridge(self, x: Tensor, modality: str, generator: Draws, samples: int | None) -> Tensor:
+    def calibrate(self, train: PairedEmbeddings, val: PairedEmbeddings) -> None:
+        """Choose on held-out pairs what the training pairs cannot tell. Most bridges have nothing to choose."""
+
+    @abstractmethod
+    def bridge(self, x: Tensor, modality: Modality, generator: Draws, samples: int | None) -> Tensor:
         """float32 (..., dim) -> float32 (..., dim), unit norm."""
-        raise NotImplementedError
+
+    def fit(
+        self, pairs: Any, *, val: Any = None, config: Any = None, out: str | Path | None = None, progress: bool = True
+    ) -> dict[str, Any]:
+        """Fit on pairs, calibrate on held-out ones, measure and save: `dlink_adapter.fit`, which says what is what."""
+        from dlink_adapter.training.fit import fit  # imported here: training knows bridges, and no bridge training
+
+        return fit(self, pairs, val=val, config=config, out=out, progress=progress)
 
     def forward(
-        self, x: Tensor, *, modality: str = "audio", generator: Draws = None, samples: int | None = None
+        self, x: Tensor, *, modality: Modality = "audio", generator: Draws = None, samples: int | None = None
     ) -> Tensor:
         """Embeddings (..., dim) of any norm -> unit-norm text-like embeddings (..., dim) of the same dtype and device.
 
@@ -71,8 +90,8 @@ class PretrainedBridge(nn.Module):
         Raises:
             ValueError: a wrong width, NaN, Inf, a zero vector, a bridge that was not fitted, an unknown modality.
         """
-        if modality not in MODALITIES:
-            raise ValueError(f"modality is {modality!r}: expected one of {', '.join(MODALITIES)}")
+        if modality not in get_args(Modality):
+            raise ValueError(f"modality is {modality!r}: expected one of {', '.join(get_args(Modality))}")
         if not x.is_floating_point() or x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"expected floating-point embeddings (..., {self.dim}), got {tuple(x.shape)} {x.dtype}")
         if not torch.compiler.is_compiling():  # looking at values would break the graph
@@ -80,6 +99,12 @@ class PretrainedBridge(nn.Module):
         device = "cpu" if x.device.type == "meta" else x.device.type  # autocast does not know the meta device
         with torch.autocast(device, enabled=False):
             return self.bridge(x.float(), modality, generator, samples).to(x.dtype)
+
+    @torch.no_grad()
+    def map_rows(self, x: Tensor, modality: Modality = "audio") -> Tensor:
+        """`forward` of any number of rows x (n, dim), some at a time, on the bridge's device: float32 on the CPU."""
+        device = next(chain(self.parameters(), self.buffers())).device
+        return torch.cat([self(rows.to(device).float(), modality=modality).cpu() for rows in x.split(ROWS_AT_ONCE)])
 
     def check_values(self, x: Tensor) -> None:
         """Raise ValueError if the bridge is not fitted, or a row of x (..., dim) is zero or not finite."""
@@ -106,81 +131,108 @@ class PretrainedBridge(nn.Module):
                 "fit a bridge for this encoder, or encode with the other one"
             )
 
+    def settings(self) -> dict[str, Any]:
+        """The config as JSON takes it: `config_class(**bridge.settings())` makes a bridge like this one."""
+        return dict(vars(self.config))
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights and model card into a folder. Each file is complete or is not there."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        values = {"bridge": self.name, "config": vars(self.config), "metadata": self.metadata}
+        values = {"bridge": self.name, "config": self.settings(), "metadata": self.metadata}
         write_atomically(folder / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
         write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
-        write_atomically(folder / CARD_FILE, model_card(self.name, vars(self.config), self.metadata))
+        write_atomically(
+            folder / CARD_FILE, model_card(self.name, self.settings(), self.metadata, self.training_rows)
+        )
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, revision: str | None = None, token: str | None = None
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        subfolder: str = "",
+        **hub: Any,
     ) -> Self:
         """Load a bridge from a folder or from the hub.
 
-        Raises FileNotFoundError where there is none, ValueError on another kind of bridge, unknown keys, other weights.
+        Args:
+            name_or_path: a folder, or a repository's id.
+            device: where it is put.
+            dtype: of its floating-point weights.
+            subfolder: where it lies in the folder or the repository.
+            hub: revision, token, cache_dir, local_files_only, force_download.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: another kind of bridge, unknown settings, damaged or other weights.
         """
-        folder = resolve_folder(name_or_path, revision=revision, token=token)
+        folder = resolve_folder(name_or_path, subfolder=subfolder, **hub)
         values = read_config(folder)
-        if values.get("bridge") != cls.name:
-            raise ValueError(
-                f"{name_or_path} holds a {values.get('bridge')!r} bridge, not {cls.name!r}: use load_bridge"
-            )
+        if values["bridge"] != cls.name:
+            raise ValueError(f"{name_or_path} holds a {values['bridge']!r} bridge, not {cls.name!r}: use load_bridge")
         bridge = cls(from_known(cls.config_class, values["config"]))
         bridge.metadata = values.get("metadata", {})
         try:
             bridge.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"the weights in {folder} are damaged, or do not fit its config: {error}") from error
-        return bridge.eval()
+        return bridge.to(device=device, dtype=dtype).eval()
 
-    def push_to_hub(self, repo_id: str, *, token: str | None = None, private: bool | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        create_pr: bool = False,
+        token: str | None = None,
+    ) -> str:
         """Upload the bridge as a model repository and return the commit's address."""
-        return push_saved(self, repo_id, f"Add {self.name} bridge", token=token, private=private)
+        message = commit_message or f"Add {self.name} bridge"
+        return push_saved(self, repo_id, commit_message=message, private=private, create_pr=create_pr, token=token)
 
 
-def push_saved(model: Any, repo_id: str, message: str, *, token: str | None = None, private: bool | None = None) -> str:
-    """Upload what `model.save_pretrained` writes as a model repository and return the commit's address."""
-    from huggingface_hub import HfApi
+class TrainedBridge(Bridge):
+    """A bridge with a network, `denoiser`, that is trained by gradient descent on `loss`, in an `EmbeddingSpace`."""
 
-    api = HfApi(token=token)
-    repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.space = EmbeddingSpace(config.dim)
+        self.denoiser = self.new_denoiser()
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.space.is_fitted
+
+    @abstractmethod
+    def new_denoiser(self) -> nn.Module:
+        """An untrained network, its weights drawn from the global generator."""
+
+    @abstractmethod
+    def loss(self, audio: Tensor, text: Tensor, *, generator: Generator | None = None) -> dict[str, Tensor]:
+        """Training losses of pairs, both (n, dim): `loss`, and its parts by name.
+
+        The network is called once, on tensors whose first axis is that of the rows, so that rows can be shared among
+        processes. Raises ValueError as `forward` does.
+        """
+
+    def learn(self, pairs: PairedEmbeddings, descend: "Descend") -> None:
+        self.space.fit(pairs.blocks("audio"), pairs.blocks("text"))
+        descend(self, pairs)
+
+    def check_pairs(self, audio: Tensor, text: Tensor) -> None:
+        """Raise ValueError unless both are (n, dim), finite and not zero."""
+        if audio.shape != text.shape or audio.ndim != 2 or audio.shape[-1] != self.dim:
+            raise ValueError(
+                f"expected pairs (n, {self.dim}), got audio {tuple(audio.shape)}, text {tuple(text.shape)}"
+            )
+        if not torch.compiler.is_compiling():
+            self.check_values(audio)
+            self.check_values(text)
 
 
-def resolve_folder(
-    name_or_path: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    files: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE),
-) -> Path:
-    """The local folder of a saved bridge: itself, or the hub's snapshot of these files of that repository."""
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(name_or_path), revision=revision, token=token, allow_patterns=list(files)))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"{name_or_path} is neither a folder nor a repository that can be read: {error}"
-        ) from error
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """What `config.json` in a bridge's folder says: the kind of bridge, its config, its metadata."""
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a saved bridge")
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if not {"bridge", "config"} <= set(values):
-        raise ValueError(f"{path} is not the config of a bridge: it needs the keys bridge and config")
-    return values
+Descend = Callable[[TrainedBridge, PairedEmbeddings], None]

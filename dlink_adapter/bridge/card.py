@@ -1,14 +1,11 @@
-"""The README of a saved bridge: what it is, how to use it, its settings and what was measured."""
+"""The model card of a saved bridge: what it is, how to use it, its settings and what was measured."""
 
 import json
 from typing import Any
 
-CARD = """---
-library_name: dlink-adapter
-tags: [dlink-adapter, modality-gap, multimodal]
----
+from huggingface_hub import ModelCard, ModelCardData
 
-# {name}: embeddings of a frozen encoder, made text-like
+BODY = """# {name}: embeddings of a frozen encoder, made text-like
 
 ```python
 from dlink_adapter import load_bridge
@@ -17,18 +14,39 @@ bridge = load_bridge("this folder or repository")
 text_like = bridge(embeddings)  # (..., {dim}) -> (..., {dim})
 ```
 
+{contents}
+
 {sections}
 """
+NO_ROWS = "It holds no embedding of the training pairs."
+ROWS = "It holds {count} embeddings of the training pairs: share it as you would share those."
 
 
-def model_card(name: str, config: dict[str, Any], metadata: dict[str, Any]) -> str:
-    """The card as Markdown: a table of the config, the plain metadata, and a table for each group of measurements."""
+def model_card(name: str, config: dict[str, Any], metadata: dict[str, Any], training_rows: int) -> str:
+    """The card of a bridge as Markdown, with the hub's header.
+
+    Args:
+        name: of the kind of bridge.
+        config: its settings.
+        metadata: free JSON. The hub's fields `license`, `datasets` and `base_model` go into the header.
+        training_rows: embeddings of the training pairs that its weights hold.
+    """
+    header = ModelCardData(
+        library_name="dlink-adapter",
+        pipeline_tag="feature-extraction",
+        tags=["dlink-adapter", "modality-gap", "multimodal"],
+        **{field: metadata.get(field) for field in ("license", "datasets", "base_model")},
+    )
     plain = {key: value for key, value in metadata.items() if not isinstance(value, dict)}
     groups = {key: value for key, value in metadata.items() if isinstance(value, dict)}
     sections = {"config": config} | ({"metadata": plain} if plain else {}) | groups
-    return CARD.format(
-        name=name, dim=config["dim"], sections="\n\n".join(_section(key, rows) for key, rows in sections.items())
+    body = BODY.format(
+        name=name,
+        dim=config["dim"],
+        contents=ROWS.format(count=training_rows) if training_rows else NO_ROWS,
+        sections="\n\n".join(_section(title, rows) for title, rows in sections.items()),
     )
+    return str(ModelCard(f"---\n{header}\n---\n\n{body}", ignore_metadata_errors=True))
 
 
 def _section(title: str, rows: dict[str, Any]) -> str:

@@ -1,41 +1,37 @@
-"""The space the bridge works in: each modality centred on its own mean and scaled to unit variance a dimension.
+"""The coordinates that bridges work in: each modality centred on its own mean and scaled to unit variance a dimension.
 
-Centring by modality takes out the constant part of the modality gap in closed form (Zhang et al., ICLR 2024), so that
-the network only has to learn what a shift cannot do. On the way out the text mean comes back. How far an embedding lies
-from its mean is kept: an estimate of text that is unsure lies near the mean of text, as an average of texts does.
+Centring each modality takes out the constant part of the modality gap in closed form (Zhang et al., ICLR 2024). An
+embedding keeps its distance from the mean: an estimate of text that is unsure lies near the mean of text.
 """
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+Modality = Literal["audio", "text"]
 Rows = Tensor | Iterable[Tensor]  # (n, dim), whole or in blocks
 
 
 class EmbeddingSpace(nn.Module):
-    """Maps embeddings (..., dim) into the bridge's coordinates, and text coordinates back to the encoder's space.
+    """Maps embeddings (..., dim) of a modality to its coordinates, and coordinates back to embeddings.
 
     It is fitted on training pairs and saved with the bridge. Until then its means are NaN and `is_fitted` is False.
     """
 
     audio_mean: Tensor
-    text_mean: Tensor
     audio_radius: Tensor
+    text_mean: Tensor
     text_radius: Tensor
-    stretch: Tensor
-    offset: Tensor
 
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
-        self.register_buffer("audio_mean", torch.full((dim,), torch.nan))
-        self.register_buffer("text_mean", torch.full((dim,), torch.nan))
-        self.register_buffer("audio_radius", torch.tensor(torch.nan))
-        self.register_buffer("text_radius", torch.tensor(torch.nan))
-        self.register_buffer("stretch", torch.ones(()))
-        self.register_buffer("offset", torch.zeros(dim))
+        for modality in ("audio", "text"):
+            self.register_buffer(f"{modality}_mean", torch.full((dim,), torch.nan))
+            self.register_buffer(f"{modality}_radius", torch.tensor(torch.nan))
 
     @property
     def is_fitted(self) -> bool:
@@ -53,7 +49,6 @@ class EmbeddingSpace(nn.Module):
             found = unit_mean(rows)
             mean.copy_(found)
             radius.copy_((1 - found.square().sum()).clamp_min(1e-12).sqrt())  # one row has none
-        self.reset()
 
     def describe(self) -> dict[str, float]:
         """Norms of the means and the radii around them, for a model card."""
@@ -61,34 +56,20 @@ class EmbeddingSpace(nn.Module):
         radii = {"audio_radius": self.audio_radius, "text_radius": self.text_radius}
         return {name: round(value.item(), 4) for name, value in {**values, **radii}.items()}
 
-    def encode(self, x: Tensor, modality: str = "audio") -> Tensor:
-        """Embeddings of one modality, "audio" or "text", of any norm, to coordinates of norm sqrt(dim) on average."""
+    def encode(self, x: Tensor, modality: Modality = "audio") -> Tensor:
+        """Embeddings (..., dim) of any norm -> coordinates of norm sqrt(dim) on average."""
+        mean, radius = self._moments(modality, x)
+        return (normalize(x, dim=-1) - mean) * (self.dim**0.5 / radius)
+
+    def decode(self, coordinates: Tensor, modality: Modality = "text") -> Tensor:
+        """Coordinates (..., dim) -> unit-norm embeddings: the inverse of `encode` on unit-norm embeddings."""
+        mean, radius = self._moments(modality, coordinates)
+        return normalize(coordinates * (radius / self.dim**0.5) + mean, dim=-1)
+
+    def _moments(self, modality: Modality, like: Tensor) -> tuple[Tensor, Tensor]:
         of_text = modality == "text"
         mean, radius = (self.text_mean, self.text_radius) if of_text else (self.audio_mean, self.audio_radius)
-        return (normalize(x, dim=-1) - mean.to(x)) * (self.dim**0.5 / radius.to(x))
-
-    def decode(self, coordinates: Tensor) -> Tensor:
-        """Text coordinates -> unit-norm embeddings: of text's own coordinates that text, until `match` is called."""
-        scale = (self.stretch * self.text_radius / self.dim**0.5).to(coordinates)
-        on_sphere = normalize(coordinates * scale + self.text_mean.to(coordinates), dim=-1)
-        return normalize(on_sphere + self.offset.to(coordinates), dim=-1)
-
-    def match(self, estimates: Tensor, text: Tensor) -> None:
-        """Bring what `decode` gives nearer to text, given estimates of text and the text itself, both (n, dim).
-
-        Estimates are less spread out than what they estimate, which is best for the cosine and worst for geometry:
-        `stretch` is the geometric mean of leaving that and undoing it. Nor do they average to the mean of text once
-        they have unit norm: `offset` moves them there.
-        """
-        self.reset()
-        self.stretch.copy_((self.dim / estimates.square().sum(-1).mean()) ** 0.25)
-        for _ in range(2):  # the second time for what the norm makes of the first
-            self.offset.add_((unit_mean(text) - unit_mean(self.decode(estimates))).to(self.offset))
-
-    def reset(self) -> None:
-        """Undo `match`."""
-        self.stretch.fill_(1)
-        self.offset.zero_()
+        return mean.to(like), radius.to(like)
 
 
 def unit_mean(x: Rows) -> Tensor:

@@ -1,18 +1,15 @@
-"""The denoiser: three residual MLP blocks that are told how noisy their input is (Diffusion-Link, arXiv 2510.11330)."""
+"""The denoiser: three residual MLP blocks, conditioned on the noise level (Diffusion-Link, arXiv 2510.11330)."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-from dlink_adapter.bridge.config import BridgeConfig
-from dlink_adapter.bridge.noise import SharedDropout
-
 
 class NoiseLevelEmbedding(nn.Module):
     """Sinusoidal features of the noise angle arccos(sqrt(alpha_bar)), then an MLP: (...,) -> (..., time_dim).
 
-    The angle says how noisy x_t is whatever the schedule is called, so that a trained bridge can be sampled on any.
+    The angle says how noisy x_t is on any schedule, so that a trained bridge can be sampled on another one.
     """
 
     def __init__(self, time_dim: int):
@@ -30,18 +27,15 @@ class NoiseLevelEmbedding(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """x + MLP(scale, shift(LayerNorm(x))): the noise level sets scale and shift. It starts as the identity."""
+    """x + MLP(scale * LayerNorm(x) + shift), with scale and shift from the noise level. It starts as the identity."""
 
     def __init__(self, dim: int, hidden: int, time_dim: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
-        self.modulation = nn.Linear(time_dim, 2 * dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), SharedDropout(dropout), nn.Linear(hidden, dim))
-
-    def reset_parameters(self) -> None:
-        """Start as the identity."""
-        for parameter in (*self.modulation.parameters(), *self.mlp[-1].parameters()):
-            nn.init.zeros_(parameter)
+        self.modulation = zeroed(nn.Linear(time_dim, 2 * dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), zeroed(nn.Linear(hidden, dim))
+        )
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:  # (..., dim), (..., time_dim)
         scale, shift = self.modulation(level).chunk(2, dim=-1)
@@ -49,29 +43,22 @@ class ResidualMLP(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """D(x_t, alpha_bar) -> text x0, or its distance from a first estimate, in the coordinates of `EmbeddingSpace`."""
+    """D(x_t, alpha_bar) -> text x0, in the coordinates of `EmbeddingSpace`. Untrained it gives zero, the mean of text.
 
-    def __init__(self, config: BridgeConfig):
+    Args:
+        dim: width of an embedding.
+        blocks: number of residual MLP blocks.
+        hidden: width inside a block.
+        time_dim: width of the noise-level embedding, even.
+        dropout: in the blocks, while training.
+    """
+
+    def __init__(self, dim: int, blocks: int = 3, hidden: int = 1024, time_dim: int = 128, dropout: float = 0.0):
         super().__init__()
-        hidden = round(config.mlp_ratio * config.dim)
-        self.level = NoiseLevelEmbedding(config.time_dim)
-        self.blocks = nn.ModuleList(
-            ResidualMLP(config.dim, hidden, config.time_dim, config.dropout) for _ in range(config.blocks)
-        )
-        self.norm = nn.LayerNorm(config.dim, elementwise_affine=False)
-        self.out = nn.Linear(config.dim, config.dim)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw new weights from the global generator. The output starts at zero: the text mean, or kernel ridge."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
-        for module in self.modules():
-            if isinstance(module, ResidualMLP):
-                module.reset_parameters()
-        for parameter in self.out.parameters():
-            nn.init.zeros_(parameter)
+        self.level = NoiseLevelEmbedding(time_dim)
+        self.blocks = nn.ModuleList(ResidualMLP(dim, hidden, time_dim, dropout) for _ in range(blocks))
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.out = zeroed(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         """Noised embeddings (..., dim) and their alpha_bar (..., 1) -> (..., dim), float32."""
@@ -80,3 +67,10 @@ class Denoiser(nn.Module):
         for block in self.blocks:
             h = block(h, level)
         return self.out(self.norm(h)).float()
+
+
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """The layer, with weights and bias of zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

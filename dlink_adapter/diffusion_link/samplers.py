@@ -1,7 +1,7 @@
-"""Reverse processes for a network that predicts x0: plain functions over a ladder of alpha_bar values.
+"""The reverse process, for a network that predicts x0: plain functions over a ladder of alpha_bar values.
 
-A ladder runs from the depth at which the embedding was noised down to 1.0, clean, in Python floats. At every rung the
-network reconstructs the text embedding from scratch; the sampler decides what it is shown next.
+A ladder runs from the depth at which the embedding was noised up to alpha_bar 1.0, which is clean, in Python floats. At
+every rung the network reconstructs the text embedding; the sampler makes the state of the next rung from it.
 """
 
 import math
@@ -11,6 +11,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from dlink_adapter.bridge.noise import Draws, normal
+from dlink_adapter.diffusion_link.schedules import add_noise
 
 Denoise = Callable[[Tensor, float], Tensor]  # (x_t (..., dim), alpha_bar) -> x0 (..., dim)
 Sampler = Callable[[Denoise, Tensor, Sequence[float], Draws], Tensor]
@@ -21,7 +22,7 @@ def ddim(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Draws 
     for level, next_level in pairwise(ladder):
         x0 = denoise(x, level)
         noise = (x - math.sqrt(level) * x0) / math.sqrt(1 - level)
-        x = math.sqrt(next_level) * x0 + math.sqrt(1 - next_level) * noise
+        x = add_noise(x0, next_level, noise)
     return x
 
 
@@ -39,7 +40,7 @@ def ddpm(denoise: Denoise, x: Tensor, ladder: Sequence[float], generator: Draws 
 SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm}
 
 
-def ladder(alpha_bar: Sequence[float], depth: int, steps: int) -> list[float]:
-    """`steps` evenly spaced rungs from timestep `depth` to 0, as alpha_bar; fewer where the depth has fewer."""
-    steps = min(steps, depth)
-    return [alpha_bar[round(depth * (steps - rung) / steps)] for rung in range(steps + 1)] if steps else [1.0]
+def ladder(alpha_bar: Sequence[float], timestep: int, steps: int) -> list[float]:
+    """`steps` evenly spaced rungs from `timestep` down to 0, as alpha_bar; fewer where there are fewer timesteps."""
+    steps = min(steps, timestep)
+    return [alpha_bar[round(timestep * (steps - rung) / steps)] for rung in range(steps + 1)] if steps else [1.0]

@@ -1,7 +1,7 @@
-"""Noise schedules: alpha_bar(t), the share of an embedding's variance that is left after t of T steps.
+"""The forward process: x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise, with alpha_bar(t) of a noise schedule.
 
-x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise (Ho et al., 2020, eq. 4). Each schedule is a function of T that
-returns the T + 1 values for t = 0 ... T as Python floats: there is no buffer that a cast or a meta device could spoil.
+A schedule is a function of the length T that returns alpha_bar(t) for t = 0 ... T as Python floats: a cast or a meta
+device can't spoil them, as it could a buffer.
 """
 
 import math
@@ -9,6 +9,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import accumulate, pairwise
+
+from torch import Tensor
 
 MAX_BETA = 0.999  # of one step, so that alpha_bar(T) stays above zero
 
@@ -43,19 +45,24 @@ def sigmoid(timesteps: int) -> list[float]:
 SCHEDULES: dict[str, Callable[[int], list[float]]] = {"cosine": cosine, "linear": linear, "sigmoid": sigmoid}
 
 
+def add_noise(x0: Tensor, alpha_bar: Tensor | float, noise: Tensor) -> Tensor:
+    """x_t of x_0 (Ho et al., 2020, eq. 4)."""
+    return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
+
+
 @lru_cache(maxsize=64)
 def alpha_bars(schedule: str, timesteps: int) -> tuple[float, ...]:
     """alpha_bar(t) for t = 0 ... T, from 1 down."""
     return tuple(SCHEDULES[schedule](timesteps))
 
 
-def timestep_of_cosine(alpha_bar: tuple[float, ...], cosine_left: float) -> int:
-    """The first timestep at which the expected cosine between x_t and x_0 has fallen to `cosine_left`.
+def timestep_of_cosine(alpha_bar: tuple[float, ...], cosine: float) -> int:
+    """The first timestep at which the expected cosine between x_t and x_0 has fallen to `cosine`.
 
-    Embeddings have unit variance on average (`EmbeddingSpace`): for one of that norm the cosine is sqrt(alpha_bar).
+    Coordinates have unit variance on average (`EmbeddingSpace`): for one of that norm the cosine is sqrt(alpha_bar).
     """
     falling = [-math.sqrt(level) for level in alpha_bar]
-    return min(bisect_right(falling, -cosine_left - 1e-12), len(alpha_bar) - 1)
+    return min(bisect_right(falling, -cosine - 1e-12), len(alpha_bar) - 1)
 
 
 def _cumulative(betas: Iterable[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""log.jsonl: a line for every so many steps of a training, the same whether the run was killed in between or not."""
+"""log.jsonl: a line every so many steps of a training, the same whether the run was killed in between or not."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ class LossLog:
         self.path = Path(folder, LOG)
 
     def rewind(self, step: int) -> None:
-        """Take back what a run that was killed wrote after `step`, which is where it goes on."""
+        """Drop the lines that a killed run wrote after `step`, from which it goes on."""
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             complete = (line for line in lines if line.endswith("\n"))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, Subset
 
-from dlink_adapter.bridge.noise import process_state
 from dlink_adapter.training.log import LossLog
+from dlink_adapter.training.processes import process_state
 
 
 @dataclass(frozen=True)

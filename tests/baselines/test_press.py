@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import Ridge as Reference
 
 from dlink_adapter import leave_one_out
-from dlink_adapter.baselines.leave_one_out import ridge_by_leave_one_out
+from dlink_adapter.baselines.press import press_ridge
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def data():
 @pytest.mark.parametrize("anchored", [False, True])
 def test_the_error_is_that_of_leaving_each_row_out(data, anchored):
     rows, targets, anchor = data
-    found = ridge_by_leave_one_out(rows, targets, anchor if anchored else None)
+    found = press_ridge(rows, targets, anchor if anchored else None)
     assert (found.anchor_scale > 0.4) if anchored else (found.anchor_scale == 0)
     rest = targets - found.anchor_scale * anchor
     penalty = found.strength * rows.square().sum().item() / 6
@@ -36,15 +36,15 @@ def test_the_error_is_that_of_leaving_each_row_out(data, anchored):
 
 def test_no_other_share_of_the_anchor_is_better(data):
     rows, targets, anchor = data
-    found = ridge_by_leave_one_out(rows, targets, anchor)
+    found = press_ridge(rows, targets, anchor)
     for change in (-0.1, 0.1):
-        assert ridge_by_leave_one_out(rows, targets - (found.anchor_scale + change) * anchor).error > found.error
+        assert press_ridge(rows, targets - (found.anchor_scale + change) * anchor).error > found.error
 
 
 def test_sums_over_more_rows_than_are_left_out(data, monkeypatch):
     monkeypatch.setattr(leave_one_out, "STRENGTHS", (0.1,))
     rows, targets, _ = data
     sums = rows.T @ rows, rows.T @ targets
-    some, whole = ridge_by_leave_one_out(rows[:20], targets[:20], sums=sums), ridge_by_leave_one_out(rows, targets)
+    some, whole = press_ridge(rows[:20], targets[:20], sums=sums), press_ridge(rows, targets)
     torch.testing.assert_close(some.weight, whole.weight)
     assert some.error != whole.error

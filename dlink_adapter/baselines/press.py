@@ -22,7 +22,7 @@ class RidgeFit(NamedTuple):
         return self.left_out.square().mean().item()
 
 
-def ridge_by_leave_one_out(
+def press_ridge(
     rows: Tensor, targets: Tensor, anchor: Tensor | None = None, sums: tuple[Tensor, Tensor] | None = None
 ) -> RidgeFit:
     """Regress targets (n, dim) on rows (n, features), in float64, with the strength of `STRENGTHS` that is best.
