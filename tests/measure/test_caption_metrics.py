@@ -12,7 +12,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from dlink_adapter import caption_scorers
+from dlink_adapter.measure import caption_scorers
 from dlink_adapter.measure.caption_metrics import METRICS, CaptionScores, score
 from dlink_adapter.measure.caption_scorers import BLEU, mean_of
 

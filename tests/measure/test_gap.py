@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
-from dlink_adapter import gap
+from dlink_adapter.measure import gap
 
 
 def unit(x: Tensor) -> Tensor:
