@@ -1,4 +1,4 @@
-"""The sums behind METEOR, and scores of generated captions against pycocoevalcap called directly."""
+"""Scores of generated captions and of a resample of them, against pycocoevalcap called directly."""
 
 import shutil
 
@@ -19,8 +19,8 @@ CLIPS = 40
 
 @pytest.fixture(scope="module")
 def generated() -> tuple[list[str], list[list[str]]]:
-    """Scenes of the grammar: one caption as the prediction, for every fifth clip that of another scene, for every
-    seventh a reference, one empty."""
+    """Predictions and references of scenes of the grammar. Every fifth prediction is of another scene, every seventh is
+    one of the references, the last is empty."""
     groups = [references(scene, 5, seed=0) for scene in World(0, {"test": CLIPS}).scenes("test")]
     said = [groups[(clip + 1) % CLIPS if clip % 5 == 0 else clip][0] for clip in range(CLIPS)]
     said[::7] = [group[1] for group in groups[::7]]
