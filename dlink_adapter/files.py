@@ -1,11 +1,13 @@
 """Files and folders that appear complete or not at all, whenever the process is killed."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
@@ -41,3 +43,8 @@ def appearing_folder(folder: str | Path) -> Iterator[Path]:
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def to_jsonl(entries: Any) -> str:
+    """A line of JSON an entry."""
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)

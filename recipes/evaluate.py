@@ -1,13 +1,13 @@
-"""Score captions as audio captioning does: BLEU, ROUGE-L, METEOR, CIDEr-D, SPICE, SPIDEr, FENSE, and how sure they are.
+"""Score captions as audio captioning does: BLEU, ROUGE-L, METEOR, CIDEr-D, SPICE, SPIDEr, FENSE, with intervals.
 
 dlink evaluate said.jsonl --references audiocaps_test.csv --out scores
 dlink evaluate said.jsonl --references clotho.csv --against baseline.jsonl
 
-The predictions are what `dlink caption --out` writes, a line {"clip": ..., "caption": ...} a clip; "clip" is the clip's
-id or the path of its file, of which the last parts count. The references are a table that `dlink extract-embeddings`
-takes (AudioCaps, Clotho, or path and caption), or a folder that it made. Every score has a 95 % bootstrap interval over
-the clips; with --against also the difference to other predictions, its interval, and p by approximate randomisation. A
-metric that cannot run is null, and `not_run` says what it needs. The output folder holds scores.json and clips.jsonl,
+The predictions are a file that `dlink caption --out` writes, a line {"clip": ..., "caption": ...} for each clip, where
+"clip" is the id of the clip or the path of its file. The references are a table that `dlink extract-embeddings` takes
+(AudioCaps, Clotho, or path and caption), or a folder of paired embeddings. Every score has a 95 % bootstrap interval
+over the clips. --against adds the difference from other predictions, its interval, and p by approximate randomisation.
+A metric that cannot run is null, and `not_run` gives the reason. The output folder holds scores.json and clips.jsonl,
 the scores of each clip.
 """
 
@@ -16,8 +16,7 @@ from typing import Any, Literal
 
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.data.clip_tables import Clip, read_clips
-from dlink_adapter.extract.plan import to_jsonl
-from dlink_adapter.files import write_atomically
+from dlink_adapter.files import to_jsonl, write_atomically
 from dlink_adapter.measure.caption_metrics import CaptionScores, score
 from dlink_adapter.measure.predictions import Matched, match, read_predictions
 from dlink_adapter.measure.significance import LEVEL, RESAMPLES, compare, interval
@@ -45,40 +44,30 @@ def main(
         out: folder for scores.json and clips.jsonl.
         against: other predictions to compare with, on the clips that both have.
         json: print JSON and nothing else.
-        layout: of the references: table, audiocaps, clotho, folder or labels; by default what the columns say.
+        layout: of the references: table, audiocaps, clotho, folder or labels; by default found from the columns.
         metrics: some of the metrics; all of them by default.
-        tokenizer: ptb, which published figures use and which needs Java, or plain; ptb by default where Java is.
-        resamples: of the bootstrap and of the randomisation.
-        seed: of the resamples.
+        tokenizer: ptb, which published figures use and which needs Java, or plain; by default ptb where Java is found.
+        resamples: number of resamples of the bootstrap and of the randomisation.
+        seed: seed of the resamples.
     """
     clips = _references(references, layout)
     ours, theirs = _common(clips, predictions, against)
     groups = [clip.captions for clip in ours.clips]
     scores = score(ours.captions, groups, metrics, tokenizer=tokenizer)
-    results: dict[str, Any] = {
-        **_summary(scores),
-        "intervals": {name: interval(it, resamples=resamples, seed=seed) for name, it in scores.pooled.items()},
+    draws = {"resamples": resamples, "seed": seed}
+    results = _summary(scores, ours, clips) | {
+        "intervals": {name: interval(pooled, **draws) for name, pooled in scores.pooled.items()},
         "not_run": scores.not_run,
         "tokenizer": scores.tokenizer,
-        "clips": _counts(ours, clips),
         "captions_a_clip": sum(map(len, groups)) / len(groups),
-        "settings": {"level": LEVEL, "resamples": resamples, "seed": seed},
+        "settings": {"level": LEVEL, **draws},
     }
-    lines = [
-        _line(clip, said, scores, row) for row, (clip, said) in enumerate(zip(ours.clips, ours.captions, strict=True))
-    ]
+    lines = _lines(ours, scores)
     if theirs is not None:
-        other = score(theirs.captions, groups, metrics, tokenizer=tokenizer)
-        results["against"] = {
-            **_summary(other),
-            "clips": _counts(theirs, clips),
-            "differences": {
-                name: vars(compare(it, other.pooled[name], resamples=resamples, seed=seed))
-                for name, it in scores.pooled.items()
-            },
-        }
-        for row, line in enumerate(lines):
-            line["against"] = {"caption": theirs.captions[row], "scores": _of_clip(other, row)}
+        others = score(theirs.captions, groups, metrics, tokenizer=tokenizer)
+        results["against"] = _summary(others, theirs, clips) | {"differences": _differences(scores, others, draws)}
+        for line, other in zip(lines, _lines(theirs, others), strict=True):
+            line["against"] = {"caption": other["caption"], "scores": other["scores"]}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "clips.jsonl", to_jsonl(lines))
@@ -94,7 +83,7 @@ def _references(source: Path, layout: str | None) -> list[Clip]:
 
 
 def _common(clips: list[Clip], predictions: Path, against: Path | None) -> tuple[Matched, Matched | None]:
-    """What was said of the clips, and what the others said: both of the same clips, those that both have."""
+    """Our predictions and the others, both restricted to the clips that both have."""
     ours = match(clips, read_predictions(predictions))
     if against is None:
         return ours, None
@@ -105,23 +94,34 @@ def _common(clips: list[Clip], predictions: Path, against: Path | None) -> tuple
     return ours.only(both), theirs.only(both)
 
 
-def _summary(scores: CaptionScores) -> dict[str, Any]:
-    return {"scores": scores.scores, "vocabulary": scores.vocabulary, "mean_length": scores.mean_length}
-
-
-def _counts(matched: Matched, clips: list[Clip]) -> dict[str, int]:
-    return {
+def _summary(scores: CaptionScores, matched: Matched, clips: list[Clip]) -> dict[str, Any]:
+    counts = {
         "scored": len(matched.clips),
         "with_references": len(clips),
         "without_prediction": len(matched.without_prediction),
         "predictions_without_references": len(matched.without_references),
         "only_in_one": len(clips) - len(matched.without_prediction) - len(matched.clips),
     }
+    return {
+        "scores": scores.scores,
+        "vocabulary": scores.vocabulary,
+        "mean_length": scores.mean_length,
+        "clips": counts,
+    }
 
 
-def _line(clip: Clip, said: str, scores: CaptionScores, row: int) -> dict[str, Any]:
-    return {"clip": clip.id, "caption": said, "references": clip.captions, "scores": _of_clip(scores, row)}
+def _differences(ours: CaptionScores, theirs: CaptionScores, draws: dict[str, int]) -> dict[str, dict[str, Any]]:
+    return {name: vars(compare(pooled, theirs.pooled[name], **draws)) for name, pooled in ours.pooled.items()}
 
 
-def _of_clip(scores: CaptionScores, row: int) -> dict[str, float]:
-    return {name: values[row] for name, values in scores.per_clip.items()}
+def _lines(matched: Matched, scores: CaptionScores) -> list[dict[str, Any]]:
+    """A line of clips.jsonl for each clip."""
+    return [
+        {
+            "clip": clip.id,
+            "caption": caption,
+            "references": clip.captions,
+            "scores": {name: values[row] for name, values in scores.per_clip.items()},
+        }
+        for row, (clip, caption) in enumerate(zip(matched.clips, matched.captions, strict=True))
+    ]

@@ -1,4 +1,4 @@
-"""What `dlink evaluate` shows at the end: the scores as JSON, or as a table with intervals and differences."""
+"""The results of `dlink evaluate` as JSON, or as a table with intervals and differences."""
 
 import json
 from typing import Any
@@ -7,15 +7,16 @@ from dlink_adapter.measure.plots import METRIC_NAMES
 
 
 def as_json(results: dict[str, Any]) -> str:
-    """What scores.json holds."""
+    """The content of scores.json."""
     return json.dumps(results, indent=2, ensure_ascii=False)
 
 
 def table(results: dict[str, Any]) -> str:
-    """A line a metric: score and interval; with other predictions also theirs, the difference, its interval, and p."""
+    """A line for each metric: its score and interval and, with `against`, the other score, the difference and p."""
     against, settings = results.get("against"), results["settings"]
     lines = [*_facts(results), ""]
-    heading = f"{'metric':<9}{'score':>8}  {_percent(settings['level']) + ' interval':<18}"
+    level = f"{100 * settings['level']:g} % interval"
+    heading = f"{'metric':<9}{'score':>8}  {level:<18}"
     lines.append(heading + (f"{'against':>8}{'difference':>12}  {'interval':<20}{'p':>7}" if against else ""))
     for name, score in results["scores"].items():
         if score is None:
@@ -32,14 +33,14 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _facts(results: dict[str, Any]) -> list[str]:
-    said, against = [results, results.get("against")], "against" in results
-    lines = [
-        f"{label:<14} {_clips(part['clips'])}" for label, part in zip(("clips", "against"), said, strict=True) if part
+    systems = {"clips": results} | ({"against": results["against"]} if "against" in results else {})
+    words = [f"{system['vocabulary']} distinct, {system['mean_length']:.2f} a caption" for system in systems.values()]
+    return [
+        *(f"{label:<14} {_clips(system['clips'])}" for label, system in systems.items()),
+        f"references     {results['captions_a_clip']:.2f} a clip",
+        f"words          {' (against: '.join(words)}{')' * (len(words) - 1)}",
+        f"tokenizer      {results['tokenizer']}",
     ]
-    lines.append(f"references     {results['captions_a_clip']:.2f} a clip")
-    words = [f"{part['vocabulary']} distinct, {part['mean_length']:.2f} a caption" for part in said if part]
-    lines.append(f"words          {' (against: '.join(words)}{')' * against}")
-    return [*lines, f"tokenizer      {results['tokenizer']}"]
 
 
 def _clips(counts: dict[str, int]) -> str:
@@ -54,7 +55,3 @@ def _clips(counts: dict[str, int]) -> str:
 
 def _ends(interval: tuple[float, float], sign: str = "") -> str:
     return " .. ".join(f"{end:{sign}.4f}" for end in interval)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g} %"

@@ -1,7 +1,7 @@
 """Audio files as mono float32 waveforms: decode, downmix, resample, cut into windows, log-mel.
 
-Everything an audio encoder needs before its first layer. Decoding is libsndfile's (wav, flac, ogg, mp3). Needs
-`pip install "dlink-adapter[clap]"` for soundfile.
+This is everything that an audio encoder needs before its first layer. soundfile (libsndfile) decodes wav, flac, ogg and
+mp3, soxr changes the sampling rate; both are in `pip install "dlink-adapter[clap]"`.
 """
 
 from importlib import import_module
@@ -15,17 +15,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dlink_adapter.extract.encoders import UnreadableError
-from dlink_adapter.extract.resampling import resample
 
 Waveform = NDArray[np.float32]
 
 BLOCK_FRAMES = 1 << 18
-FRAMES_AT_ONCE = 64  # of a spectrogram: half a megabyte of samples, which stays in the cache
+FRAMES_AT_ONCE = 64  # of a spectrogram: half a megabyte of samples, which fits the processor's cache
 SHORTEST_TAIL = 0.5  # seconds
 
 
 class AudioError(UnreadableError):
-    """A clip that cannot be used, with its name and the cause."""
+    """A clip that cannot be used; the message names the clip and the cause."""
 
 
 def import_clap_extra(module: str) -> Any:
@@ -47,11 +46,11 @@ def load_audio(path: str | Path, rate: int) -> Waveform:
         float32 `(samples,)`, full scale is 1. Silence is audio; it is returned as zeros.
 
     Raises:
-        AudioError: the file is missing, empty, not audio, has no samples, or holds NaN or infinite samples.
+        AudioError: the file is missing, empty, not audio, too short for one sample, or has NaN or infinite samples.
     """
     try:
         audio, native_rate = _decode(Path(path))
-        return resample(torch.from_numpy(check_waveform(audio)), native_rate, rate).numpy()
+        return check_waveform(resample(check_waveform(audio), native_rate, rate))
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error.__cause__
 
@@ -64,7 +63,7 @@ def _decode(path: Path) -> tuple[Waveform, int]:
         raise AudioError("the file is empty (0 bytes)")
     try:
         with soundfile.SoundFile(path) as file:
-            # Block by block, so that ten minutes of 5.1 at 192 kHz never stand in memory with all their channels.
+            # The channels are averaged block by block: ten minutes of 5.1 at 192 kHz would take 2.8 GB.
             blocks = file.blocks(blocksize=BLOCK_FRAMES, dtype="float32", always_2d=True)
             mono = [block.mean(axis=1) for block in blocks]
             return np.concatenate(mono) if mono else np.zeros(0, np.float32), file.samplerate
@@ -72,8 +71,17 @@ def _decode(path: Path) -> tuple[Waveform, int]:
         raise AudioError(f"not readable as audio: {error.error_string} Convert it to wav, flac, ogg or mp3.") from error
 
 
+def resample(audio: Waveform, rate: int, new_rate: int) -> Waveform:
+    """Changes the sampling rate from `rate` to `new_rate` Hz with soxr: `(samples,)` -> `(samples * new_rate / rate,)`.
+
+    The length is rounded to the nearest integer, and the first sample keeps its time. The gain is within 0.02 dB up to
+    92 % of the lower Nyquist frequency; above that frequency aliases and images are attenuated by more than 100 dB.
+    """
+    return audio if rate == new_rate else import_clap_extra("soxr").resample(audio, rate, new_rate)
+
+
 def check_waveform(audio: Any) -> Waveform:
-    """One mono waveform as a float32 array `(samples,)`.
+    """Returns one mono waveform as a float32 array `(samples,)`.
 
     Raises:
         AudioError: not one-dimensional, without samples, or with NaN or infinite samples.
@@ -91,8 +99,8 @@ def check_waveform(audio: Any) -> Waveform:
 def windows(audio: Waveform, rate: int, seconds: float = 10.0) -> list[Waveform]:
     """Cuts `(samples,)` into non-overlapping windows of `seconds`; the last one is what is left.
 
-    A tail under half a second says too little to weigh as much as a whole window: it is dropped, unless it is all
-    there is.
+    A last window shorter than half a second is dropped, as it would weigh as much as a whole one in the mean; a clip
+    that is shorter than that is kept.
     """
     size = round(seconds * rate)
     pieces = [audio[start : start + size] for start in range(0, len(audio), size)]
@@ -115,7 +123,7 @@ def log_mel(audio: Tensor, filters: Tensor, *, fft_size: int, hop: int) -> Tenso
     edges = pad(audio.reshape(-1, audio.shape[-1]), (fft_size // 2, fft_size // 2), mode="reflect")
     decibels = []
     for frames in edges.unfold(-1, fft_size, hop).split(FRAMES_AT_ONCE, dim=1):
-        # In double precision, as a bin 100 dB under the loudest one is lost in the rounding of a float32 transform.
+        # A float32 transform would round away a bin that is 100 dB below the loudest one.
         spectrum = torch.fft.rfft(frames * window)  # (n, frames, bins)
         mel = (spectrum.real.square() + spectrum.imag.square()) @ filters.to(window)
         decibels.append((10 * mel.clamp_min(1e-10).log10()).float())

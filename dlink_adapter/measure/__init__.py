@@ -1,1 +1,1 @@
-"""How large the gap is, how good captions are, and how sure such figures are."""
+"""Metrics of the modality gap and of captions, their confidence intervals, published scores, and figures."""

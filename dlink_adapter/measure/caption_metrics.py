@@ -1,8 +1,8 @@
-"""Caption metrics of the COCO and DCASE evaluations, computed by pycocoevalcap, and what could not run and why.
+"""The caption metrics of the COCO and DCASE evaluations, computed by pycocoevalcap, and why any of them could not run.
 
-Scores are raw: CIDEr-D 1.0 is what papers print as 100 (and can exceed 1), all others run from 0 to 1. They depend on
-the tokenizer, so its name goes with them: `ptb` (the Penn Treebank tokenizer of the published figures, needs Java) or
-`plain` (lower case, punctuation dropped). Nothing is downloaded.
+Scores are raw: a CIDEr-D of 1.0 is printed as 100 in papers, and can exceed 1; all others run from 0 to 1. They depend
+on the tokenizer, so its name is kept with them: `ptb` is the Penn Treebank tokenizer of the published figures and needs
+Java, `plain` is lower case without punctuation. Nothing is downloaded.
 """
 
 import shutil
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dlink_adapter.measure.caption_scorers import BLEU, SCORERS, Captions, NotRun, Result, mean_of
+from dlink_adapter.measure.caption_scorers import BLEU, SCORERS, Captions, NotRun
 from dlink_adapter.measure.caption_tokenizers import TOKENIZERS
 from dlink_adapter.measure.significance import Pooled
 
@@ -21,8 +21,8 @@ METRICS = (*BLEU, "rouge_l", "meteor", "cider_d", "spice", "spider", "fense")
 class CaptionScores:
     """Corpus scores (None where a metric did not run), a score for each clip, and the reasons in `not_run`.
 
-    `vocabulary` is the number of distinct words in all predictions: a captioner that says the same of every clip has
-    a small one. `mean_length` is that of a prediction in words, `pooled` what `significance` takes.
+    `vocabulary` is the number of distinct words in all predictions, small where every clip gets the same caption.
+    `mean_length` is the mean length of a prediction in words. `pooled` is what `significance` takes.
     """
 
     scores: dict[str, float | None]
@@ -44,13 +44,13 @@ def score(
     """Score one prediction a clip against the clip's reference captions.
 
     Args:
-        predictions: what the captioner said, possibly "".
+        predictions: one caption for each clip, possibly "".
         references: one or more captions for each clip.
         metrics: some of `METRICS`; None means all of them.
         tokenizer: None takes `ptb` where Java is installed and `plain` elsewhere.
 
-    Corpus BLEU pools its counts over the clips and is not the mean of the clips' scores; METEOR likewise. CIDEr-D takes
-    its idf from the references given, so scores of different test sets, or of a part of one, do not compare.
+    Corpus BLEU and METEOR are functions of counts summed over the clips, not means of the clips' scores. CIDEr-D takes
+    its idf from the references given, so scores of different test sets, or of parts of one, cannot be compared.
 
     Raises:
         ValueError: on unequal lengths, nothing to score, a clip without references, or an unknown metric.
@@ -63,7 +63,7 @@ def score(
     raw = Captions(dict(enumerate(references)), {i: [caption] for i, caption in enumerate(predictions)})
     tokenized = _tokenized(raw, TOKENIZERS[tokenizer])
     needed = {*wanted, *(("cider_d", "spice") if "spider" in wanted else ())}
-    results: dict[str, Result] = {}
+    results: dict[str, Pooled] = {}
     not_run: dict[str, str] = {}
     for names, scorer in SCORERS.items():
         if needed.isdisjoint(names):
@@ -74,26 +74,26 @@ def score(
             not_run |= dict.fromkeys(names, str(reason))
     if "spider" in wanted:
         _add_spider(results, not_run)
-    said = [caption.split() for (caption,) in tokenized.predictions.values()]
+    predicted = [caption.split() for (caption,) in tokenized.predictions.values()]
     return CaptionScores(
         scores={name: results[name].corpus if name in results else None for name in wanted},
         per_clip={name: results[name].clips for name in wanted if name in results},
-        pooled={name: results[name].pooled for name in wanted if name in results},
+        pooled={name: results[name] for name in wanted if name in results},
         not_run={name: not_run[name] for name in wanted if name in not_run},
         tokenizer=tokenizer,
-        vocabulary=len({word for words in said for word in words}),
-        mean_length=sum(map(len, said)) / len(said),
+        vocabulary=len({word for words in predicted for word in words}),
+        mean_length=sum(map(len, predicted)) / len(predicted),
     )
 
 
-def _add_spider(results: dict[str, Result], not_run: dict[str, str]) -> None:
+def _add_spider(results: dict[str, Pooled], not_run: dict[str, str]) -> None:
     """SPIDEr = (CIDEr-D + SPICE) / 2 (Liu et al., ICCV 2017)."""
     missing = [name for name in ("cider_d", "spice") if name in not_run]
     if missing:
         not_run["spider"] = f"needs {' and '.join(missing)}, which did not run"
         return
     pairs = zip(results["cider_d"].clips, results["spice"].clips, strict=True)
-    results["spider"] = mean_of([(cider + spice) / 2 for cider, spice in pairs])
+    results["spider"] = Pooled.mean([(cider + spice) / 2 for cider, spice in pairs])
 
 
 def _tokenized(captions: Captions, tokenize: Callable[[list[str]], list[str]]) -> Captions:

@@ -1,19 +1,19 @@
-"""Captions to words as caption metrics count them: `ptb`, which published figures use, and `plain`, without Java."""
+"""Tokenizers of caption metrics: `ptb`, which published figures use and which needs Java, and `plain`."""
 
 import re
 import subprocess
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+
+from dlink_adapter.measure.extra import import_metrics_extra
 
 
 def ptb(captions: list[str]) -> list[str]:
     """The Penn Treebank tokenizer of Stanford CoreNLP, lower case, without punctuation: words joined by a space."""
-    module = pycocoevalcap("tokenizer.ptbtokenizer")
+    module = import_metrics_extra("pycocoevalcap.tokenizer.ptbtokenizer")
     jar = Path(module.__file__).with_name(module.STANFORD_CORENLP_3_4_1_JAR)
     command = ["java", "-Dfile.encoding=UTF-8", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
-    # A line a caption: whatever else breaks lines for Java, U+2028 for one, would shift all that follow.
+    # One line for each caption. Java also breaks lines at U+2028 and others, which would shift all later captions.
     lines = "".join(" ".join(caption.split()) + "\n" for caption in captions)
     run = subprocess.run([*command, "-preserveLines", "-lowerCase"], input=lines.encode(), capture_output=True)
     found = run.stdout.decode().split("\n")[:-1]
@@ -28,11 +28,3 @@ def plain(captions: list[str]) -> list[str]:
 
 
 TOKENIZERS: dict[str, Callable[[list[str]], list[str]]] = {"ptb": ptb, "plain": plain}
-
-
-def pycocoevalcap(module: str) -> Any:
-    """One of its modules. Raises an ImportError that names the extra."""
-    try:
-        return import_module(f"pycocoevalcap.{module}")
-    except ImportError as error:
-        raise ImportError('caption metrics need pycocoevalcap: pip install "dlink-adapter[metrics]"') from error

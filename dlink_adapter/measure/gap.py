@@ -1,21 +1,21 @@
-"""How far apart two embedding clouds are, how well they retrieve each other, and whether their shapes agree.
+"""The modality gap: how far apart two embedding clouds are, how well they retrieve each other, how alike their shapes.
 
-Everywhere `x` is bridged audio and `y` text, (n, dim) in float64 with unit rows, row i of one being the pair of row i
-of the other. Cosine and centroid distance alone are easy to win (a mean shift does it), so `measure` always shows
-retrieval and topology beside them. Similarities are computed block by block, never as one (n, n) matrix; only what is
-quadratic in itself (MMD, the Gram's Spearman, the queries of the nearest-neighbour rates) looks at `SAMPLE` clips,
-drawn with a fixed seed, when there are more.
+Everywhere `x` is bridged audio and `y` text, (n, dim) in float64 with unit rows, and row i of one is the pair of row i
+of the other. A mean shift is enough to improve cosine and centroid distance, so `measure` always gives retrieval and
+topology too. What grows with the square of n (MMD, the Spearman correlation of the Gram matrices, the queries of the
+nearest-neighbour metrics) uses a sample of `SAMPLE` clips, drawn with a fixed seed, where there are more.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
+from dlink_adapter.measure.retrieval import retrieval, similarities
+
 SAMPLE = 4096
 NEIGHBOURS = 10
-HEADLINE = ("rmg", "paired_cosine", "centroid_distance")  # beside retrieval
-BLOCK_ELEMENTS = 2**23  # float64 similarities held at a time: 64 MiB
+HEADLINE = ("rmg", "paired_cosine", "centroid_distance")  # of a model card, with recall
 
 
 def measure(
@@ -35,9 +35,9 @@ def measure(
         bridged_text: (m, dim) the same captions sent through the bridge; adds `text_identity`, their mean cosine.
         names: which of `METRICS`, some of which are slow; all of them by default.
 
-    Retrieval counts every caption (the five-caption protocol): an audio query is right when any of its captions is
-    among the first k. All else compares each clip with its first caption, a real embedding, so that sets with one
-    caption a clip and with five are measured alike; the mean of several captions is less spread out than any of them.
+    Retrieval uses every caption (the five-caption protocol): an audio query is a hit when any of its captions is among
+    the first k. All other metrics compare a clip with its first caption, so that data sets with one and with five
+    captions a clip are comparable: the mean of several captions would have a smaller variance than one of them.
 
     Raises:
         ValueError: on shapes that do not match, NaN, Inf, zero rows, fewer than three clips, or a clip with no caption.
@@ -53,7 +53,7 @@ def measure(
 
 
 def before_and_after(before: dict[str, float], after: dict[str, float]) -> dict[str, list[float]]:
-    """The headline of two measurements, for a model card: [before, after] of a few metrics."""
+    """[before, after] of `HEADLINE` and recall, from two results of `measure`, for a model card."""
     return {name: [round(before[name], 4), round(after[name], 4)] for name in (*HEADLINE, "r_at_1", "r_at_5")}
 
 
@@ -68,7 +68,7 @@ def paired_cosine(x: Tensor, y: Tensor) -> float:
 
 
 def unpaired_cosine(x: Tensor, y: Tensor) -> float:
-    """Mean <x_i, y_j> over i != j, from the two sums."""
+    """Mean <x_i, y_j> over i != j, computed from the sums of x and of y."""
     n = len(x)
     return ((x.sum(0) @ y.sum(0) - (x * y).sum()) / (n * (n - 1))).item()
 
@@ -76,7 +76,7 @@ def unpaired_cosine(x: Tensor, y: Tensor) -> float:
 def rmg(x: Tensor, y: Tensor) -> float:
     """Relative modality gap D / (D + (intra_x + intra_y) / 2) with d = (1 - cos) / 2 (Schrodi et al., ICLR 2025).
 
-    D is the mean over pairs, an intra the mean over distinct items of one modality. 0 = closed, towards 1 = wide open.
+    D is the mean over pairs, intra the mean over distinct items of one modality. 0 is no gap; 1 is the upper bound.
     """
     between = (1 - paired_cosine(x, y)) / 2
     within = (1 - unpaired_cosine(x, x)) / 4 + (1 - unpaired_cosine(y, y)) / 4
@@ -84,10 +84,10 @@ def rmg(x: Tensor, y: Tensor) -> float:
 
 
 def probe_accuracy(x: Tensor, y: Tensor, *, ridge: float = 1e-3) -> float:
-    """Held-out accuracy of a linear modality classifier: 0.5 = no hyperplane tells them apart, 1 = separable.
+    """Held-out accuracy of a linear modality classifier: 0.5 is chance, 1 is linearly separable.
 
-    Regularised least squares on labels -1 / +1 (Fisher's discriminant), two folds by clip: a pair never straddles them.
-    `ridge` is relative to the mean variance of a dimension.
+    Regularised least squares on labels -1 / +1 (Fisher's discriminant) in two folds by clip, so that both items of a
+    pair are in the same fold. `ridge` is relative to the mean variance of a dimension.
     """
     order = _permutation(len(x), x.device)
     folds = order[: len(x) // 2], order[len(x) // 2 :]
@@ -103,20 +103,20 @@ def probe_accuracy(x: Tensor, y: Tensor, *, ridge: float = 1e-3) -> float:
 
 
 def knn_mixing(x: Tensor, y: Tensor, *, k: int = NEIGHBOURS) -> float:
-    """Share of other-modality items among the k nearest neighbours in the union: 0.5 = mixed, 0 = two clouds.
+    """Fraction of other-modality items among the k nearest neighbours in the union: 0.5 is mixed, 0 is apart.
 
     Neither an item itself nor its own pair counts as a neighbour, so two samples of one distribution give 0.5.
     """
     n, union = len(x), torch.cat([x, y])
     chosen = _subsample(n, x.device)
-    shares = []
+    fractions = []
     for queries in (chosen, chosen + n):
-        for rows, similarity in _similarities(union[queries], union):
+        for rows, similarity in similarities(union[queries], union):
             _mask(similarity, queries[rows] % n)
             _mask(similarity, queries[rows] % n + n)
             nearest = similarity.topk(min(k, 2 * n - 2)).indices
-            shares.append(((nearest < n) != (queries[rows, None] < n)).double().mean(-1))
-    return torch.cat(shares).mean().item()
+            fractions.append(((nearest < n) != (queries[rows, None] < n)).double().mean(-1))
+    return torch.cat(fractions).mean().item()
 
 
 def frechet(x: Tensor, y: Tensor) -> float:
@@ -125,10 +125,10 @@ def frechet(x: Tensor, y: Tensor) -> float:
 
 
 def frechet_centred(x: Tensor, y: Tensor) -> float:
-    """The covariance term of the Frechet distance: what is left of it when each modality is centred.
+    """The covariance term of the Frechet distance, which is the distance of the centred modalities.
 
-    The trace of the root is the nuclear norm of the product of the data's triangular factors: no matrix root, and
-    exact when there are fewer items than dimensions.
+    The trace of the root is the nuclear norm of the product of the data's triangular factors. This needs no matrix
+    root, and is exact when there are fewer items than dimensions.
     """
     xc, yc = x - x.mean(0), y - y.mean(0)
     factor_x, factor_y = (torch.linalg.qr(c, mode="r").R for c in (xc, yc))
@@ -139,8 +139,8 @@ def frechet_centred(x: Tensor, y: Tensor) -> float:
 def mmd(x: Tensor, y: Tensor) -> float:
     """Unbiased squared MMD with an RBF kernel (Gretton et al., JMLR 2012, equation 4), at most `SAMPLE` clips.
 
-    Bandwidth: the median distance of the pooled items. All three sums leave out i = j, since pairs are not
-    independent; identical clouds give 0, and a small negative value means "no difference seen".
+    The bandwidth is the median distance of the pooled items. All three sums leave out i = j, since pairs are not
+    independent. Identical clouds give 0; the estimate is unbiased and can be slightly negative.
     """
     chosen = _subsample(len(x), x.device)
     x, y = x[chosen], y[chosen]
@@ -158,39 +158,8 @@ def mmd_centred(x: Tensor, y: Tensor) -> float:
     return mmd(x - x.mean(0), y - y.mean(0))
 
 
-def retrieval(x: Tensor, y: Tensor, clip: Tensor) -> dict[str, float]:
-    """Recall at 1, 5, 10 and mAP@10, audio to text and, as `text_*`, text to audio. y: (m, dim), clip: (m,).
-
-    Average precision is sum_k precision@k rel(k) over the first ten, divided by min(10, captions of the clip).
-    """
-    places = ranks(x[clip], y, torch.arange(len(y), device=y.device))  # (m,) of each caption for its own clip's audio
-    best = torch.full((len(x),), len(y), device=x.device).scatter_reduce(0, clip, places, "amin")
-    back = ranks(y, x, clip)
-    return {
-        **{f"r_at_{k}": (best < k).double().mean().item() for k in (1, 5, 10)},
-        "map_at_10": _mean_average_precision(places, clip, len(x)),
-        **{f"text_r_at_{k}": (back < k).double().mean().item() for k in (1, 5, 10)},
-        "text_map_at_10": torch.where(back < 10, 1 / (back + 1).double(), 0.0).mean().item(),
-    }
-
-
-def ranks(queries: Tensor, keys: Tensor, target: Tensor) -> Tensor:
-    """(q,) the place, from 0, of `keys[target[i]]` when the keys are sorted by similarity to `queries[i]`.
-
-    Of equal keys the first comes first, as in argmax: a collapsed cloud scores 1/n and not 1.
-    """
-    column = torch.arange(len(keys), device=keys.device)
-    places = []
-    for rows, similarity in _similarities(queries, keys):
-        goal = target[rows, None]
-        right = similarity.gather(1, goal)
-        ahead = (similarity > right) | ((similarity == right) & (column < goal))
-        places.append(ahead.sum(-1))
-    return torch.cat(places)
-
-
 def gram_error(x: Tensor, y: Tensor) -> float:
-    """Root mean square difference of the off-diagonal cosines of x and of y, from (dim, dim) products alone."""
+    """Root mean square difference of the off-diagonal cosines of x and of y, computed from (dim, dim) products."""
     n = len(x)
     squared = (x.T @ x).square().sum() + (y.T @ y).square().sum() - 2 * (y.T @ x).square().sum()
     diagonal = (x.square().sum(-1) - y.square().sum(-1)).square().sum()
@@ -200,7 +169,7 @@ def gram_error(x: Tensor, y: Tensor) -> float:
 def gram_spearman(x: Tensor, y: Tensor) -> float:
     """Spearman correlation of the upper triangles of the two Gram matrices, at most `SAMPLE` clips.
 
-    0 where one of the triangles is constant: a collapsed cloud keeps no order.
+    0 where one of the triangles is constant, as for a collapsed cloud.
     """
     chosen = _subsample(len(x), x.device)
     upper = torch.triu_indices(len(chosen), len(chosen), offset=1, device=x.device).unbind()
@@ -217,17 +186,17 @@ def cka(x: Tensor, y: Tensor) -> float:
 
 
 def knn_overlap(x: Tensor, y: Tensor, *, k: int = NEIGHBOURS) -> float:
-    """Share of the k nearest neighbours that an item has in common in x and in y (Huh et al., ICML 2024)."""
+    """Fraction of an item's k nearest neighbours in x that are its neighbours in y too (Huh et al., ICML 2024)."""
     chosen, k = _subsample(len(x), x.device), min(k, len(x) - 1)
-    shared = 0
-    for (rows, in_x), (_, in_y) in zip(_similarities(x[chosen], x), _similarities(y[chosen], y), strict=True):
+    common = 0
+    for (rows, in_x), (_, in_y) in zip(similarities(x[chosen], x), similarities(y[chosen], y), strict=True):
         near_x, near_y = (_mask(block, chosen[rows]).topk(k).indices for block in (in_x, in_y))
-        shared += int((near_x[:, :, None] == near_y[:, None, :]).sum())
-    return shared / (len(chosen) * k)
+        common += int((near_x[:, :, None] == near_y[:, None, :]).sum())
+    return common / (len(chosen) * k)
 
 
 def dispersion(x: Tensor, y: Tensor) -> float:
-    """Total variance of x over that of y: 1 = as spread out as text, 0 = collapsed to its mean."""
+    """Total variance of x over that of y: 1 is that of text, 0 is a collapsed cloud."""
     return (x.var(0).sum() / y.var(0).sum().clamp_min(torch.finfo(x.dtype).tiny)).item()
 
 
@@ -239,23 +208,6 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
         *(gram_error, gram_spearman, cka, knn_overlap, dispersion),
     )
 }
-
-
-def _mean_average_precision(places: Tensor, clip: Tensor, clips: int) -> float:
-    order = (clip * len(clip) + places).argsort()
-    owner, places = clip[order], places[order]
-    captions = torch.bincount(clip, minlength=clips)
-    before = captions.cumsum(0) - captions
-    nth = torch.arange(len(clip), device=clip.device) - before[owner] + 1  # of the clip's captions, best first
-    precision = torch.where(places < 10, nth / (places + 1).double(), 0.0)
-    return (precision.new_zeros(clips).index_add(0, owner, precision) / captions.clamp_max(10)).mean().item()
-
-
-def _similarities(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    step = max(1, BLOCK_ELEMENTS // len(keys))
-    for first in range(0, len(queries), step):
-        rows = slice(first, first + step)
-        yield rows, queries[rows] @ keys.T
 
 
 def _mask(similarity: Tensor, column: Tensor) -> Tensor:
@@ -287,7 +239,7 @@ def _unit(x: Tensor, name: str) -> Tensor:
 
 
 def _captions_of(x: Tensor, y: Tensor, clip: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The clip of each caption, checked, and the first caption of each clip."""
+    """The clip of each caption, checked, and the first caption of each clip, as rows of y."""
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"bridged has dim {x.shape[1]}, text has dim {y.shape[1]}: they must share a space")
     if len(x) < 3:

@@ -1,12 +1,12 @@
-"""The figures: clouds before and after, cosines as histograms, scores as bars, ours beside published ones, trade-offs,
-curves against depth.
+"""Figures: embedding clouds, histograms of cosines, caption scores, published scores, trade-offs, curves against depth.
 
-Each is drawn on a Figure of its own (no pyplot, no global state, no display) and appears complete or not at all.
-Colours are Okabe and Ito's, told apart with any colour vision; audio and text differ in shape too.
+A function draws one Figure without pyplot, global state or a display, and writes it as a PNG file that is never
+half-written. The colours are those of Okabe and Ito, which are distinct for colour-blind readers; audio and text have
+different markers.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from itertools import chain
 from math import isnan
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.published import Measured, in_order
 
 if TYPE_CHECKING:
@@ -27,16 +28,16 @@ METRIC_NAMES = {
     **{"rouge_l": "ROUGE-L", "meteor": "METEOR", "cider_d": "CIDEr-D", "spice": "SPICE", "spider": "SPIDEr"},
     "fense": "FENSE",
 }
-MAX_POINTS = 2000  # of each modality in a panel: more only paint over each other
+MAX_POINTS = 2000  # of each modality in a panel: more would only overlap
 COLUMNS = 4  # of panels in a figure
 
 
 def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *, pairs: int = 12) -> Path:
-    """Draw audio and text clouds side by side in one frame, with lines between a few pairs.
+    """Scatter plots of audio and text, a panel each, with lines between a few pairs.
 
-    `panels` maps a title to (audio, text), each (n, dim), row i of one the pair of row i of the other. The frame is the
-    first two principal components of the first panel, which should be the raw embeddings, so that the eye compares
-    like with like. Raises ValueError on shapes that do not match, ImportError without matplotlib.
+    `panels` maps a title to (audio, text), each (n, dim), row i of one the pair of row i of the other. All panels show
+    the first two principal components of the first one, which should be the raw embeddings. Raises ValueError on
+    shapes that do not match, ImportError without matplotlib.
     """
     clouds = _unit_pairs(panels)
     raw = torch.cat(next(iter(clouds.values())))
@@ -61,15 +62,15 @@ def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *
 
 
 def plot_caption_scores(path: str | Path, scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Path:
-    """Draw `scores[setup][method][metric]` as grouped bars with their values (x 100), one row of axes a setup.
+    """Grouped bars of `scores[setup][method][metric]` with their values (x 100), one row of axes for each setup.
 
-    A metric that is None everywhere is left out; a single None leaves its place empty. Raises ValueError where nothing
-    is left, ImportError without matplotlib.
+    A metric that is None everywhere is left out; a single None has no bar. Raises ValueError where no metric is left,
+    ImportError without matplotlib.
     """
     values = [by_metric for methods in scores.values() for by_metric in methods.values()]
     metrics = [name for name in METRIC_NAMES if any(by_metric.get(name) is not None for by_metric in values)]
     if not metrics:
-        raise ValueError(f"no caption score to draw: scores[setup][method] knows none of {', '.join(METRIC_NAMES)}")
+        raise ValueError(f"no caption score to draw: scores[setup][method] has none of {', '.join(METRIC_NAMES)}")
     methods = list(dict.fromkeys(name for by_method in scores.values() for name in by_method))
     figure = _figure(max(7.0, 0.42 * len(metrics) * (len(methods) + 1)), 3.4 * len(scores) + 0.4)
     rows = figure.subplots(len(scores), 1, squeeze=False)[:, 0]
@@ -89,14 +90,14 @@ def plot_caption_scores(path: str | Path, scores: Mapping[str, Mapping[str, Mapp
 
 
 def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) -> Path:
-    """Draw, for each (audio, text) panel, the cosines of true pairs and of each audio with another clip's text.
+    """Histograms, a panel each, of the cosines of pairs and of each audio with the text of another clip.
 
-    Shapes and errors as in `plot_clouds`. What counts is that the two hills part, not where they stand.
+    Shapes and errors as in `plot_clouds`. Retrieval depends on how little the two histograms overlap.
     """
     clouds = _unit_pairs(panels)
     figure, grid = _panels(len(clouds), 4.4, 3.8, sharex=True)
     for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
-        shift = max(1, len(audio) // 2)  # half way round: neighbouring rows may be alike
+        shift = max(1, len(audio) // 2)  # not 1, as neighbouring rows may be similar
         for other, color, hatch, label in ((text, TEXT, "", "pairs"), (text.roll(shift, 0), AUDIO, "///", "not pairs")):
             cosine = (audio * other).sum(-1)
             style: dict[str, Any] = {"color": color, "alpha": 0.5, "hatch": hatch, "edgecolor": color, "density": True}
@@ -105,7 +106,7 @@ def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) 
         axes.set_title(_title(title), fontsize=11)
         axes.set_xlabel("cosine of audio and text")
         axes.set_yticks([])
-    grid[0].set_ylabel("share of clips")
+    grid[0].set_ylabel("density")
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle("Cosines of pairs and of others; dashed: the means")
@@ -115,7 +116,7 @@ def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) 
 def plot_tradeoff(
     path: str | Path, points: Mapping[str, Mapping[str, Mapping[str, float]]], across: str = "rmg", up: str = "r_at_1"
 ) -> Path:
-    """Draw `points[method][metric]["mean" | "std"]`, two metrics against each other: closing a gap is easy to win.
+    """Two metrics against each other, from `points[method][metric]["mean" | "std"]`, a point for each method.
 
     Raises KeyError on a metric that a method lacks, ImportError without matplotlib.
     """
@@ -137,9 +138,9 @@ def plot_tradeoff(
 def plot_depth(
     path: str | Path, panels: Mapping[str, Mapping[str, Mapping[int, float]]], cosines: Mapping[int, float], best: int
 ) -> Path:
-    """Draw `panels[metric][curve][timestep]` against depth, a panel a metric; the timestep `best` is marked.
+    """Curves `panels[metric][curve][timestep]` against depth, a panel for each metric; the timestep `best` is marked.
 
-    `cosines[timestep]` is what the noise leaves of an embedding: the same depth in a unit that other scales share.
+    `cosines[timestep]` is the cosine of an embedding with itself after the noise of that timestep, a second axis label.
     """
     figure, grid = _panels(len(panels), 4.4, 3.6)
     shown = sorted(cosines)[:: max(1, len(cosines) // 6)]
@@ -161,14 +162,12 @@ def plot_depth(
 
 
 def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "cider_d") -> Path:
-    """Draw one metric of our rows and of the published ones, x 100: what was measured here is filled, the rest hatched.
+    """Bars of one metric (x 100) of our rows, filled, and of the published ones, hatched.
 
     A row without the metric is left out. Raises ValueError where none of ours has it, ImportError without matplotlib.
     """
     if all(row.scores.get(metric) is None for row in ours):
-        raise ValueError(
-            f"none of the {len(ours)} rows that were measured here has {metric}: there is nothing to compare"
-        )
+        raise ValueError(f"none of the {len(ours)} rows that were measured here has {metric}: nothing to compare")
     rows = [(row, score) for row in in_order(ours) if (score := row.scores.get(metric)) is not None]
     figure = _figure(8.0, 0.38 * len(rows) + 1.4)
     axes = figure.subplots()
@@ -192,7 +191,7 @@ def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "c
 
 
 def _principal_plane(rows: Tensor) -> tuple[Callable[[Tensor], Tensor], list[float]]:
-    """The projection on the first two principal components of (n, dim), and the share of the variance of each."""
+    """The projection on the first two principal components of (n, dim), and the fraction of variance of each."""
     mean = rows.mean(0)
     with torch.random.fork_rng(devices=[]):  # pca_lowrank draws from the global generator
         torch.manual_seed(0)
@@ -257,10 +256,7 @@ def _panels(
 def _save(figure: "Figure", path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(unfinished, format="png", dpi=150)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomically(path, picture.getvalue())
     return path

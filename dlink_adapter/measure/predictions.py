@@ -1,8 +1,9 @@
-"""Captions that a captioner said, and which clip of a data set each is of.
+"""Predicted captions, read from a file and matched to the clips of a data set.
 
-A JSONL file, as `dlink caption --out` writes it: `{"clip": ..., "caption": ...}` a line, where `clip` (or `file`) is
-the clip's id or the path of its file. A path belongs to the clip whose id, or other name of its file, ends in the same
-parts, suffix aside: `audio/rain/1.wav` is `rain/1`, and `1.flac` is too, unless there is another `1`.
+The file is JSONL, as `dlink caption --out` writes it: a line is `{"clip": ..., "caption": ...}`, where `clip` (or
+`file`) is the id of a clip or a path. A path matches a clip if it ends in the clip's id or alias, or they end in it,
+part by part and without suffixes; the longest match counts. `audio/rain/1.wav` matches `rain/1`, and so does `1.flac`
+unless the id of another clip ends in `1` too.
 """
 
 import json
@@ -18,7 +19,7 @@ KEYS = ("clip", "file")
 
 @dataclass(frozen=True)
 class Matched:
-    """Clips with what was said of each, and the names of those that were left over on either side."""
+    """Clips with their predicted captions, and the names of the clips and predictions that have no match."""
 
     clips: list[Clip]
     captions: list[str]
@@ -26,13 +27,13 @@ class Matched:
     without_references: list[str]
 
     def only(self, ids: Collection[str]) -> "Matched":
-        """The same without the matched clips of other ids."""
-        kept = [(clip, said) for clip, said in zip(self.clips, self.captions, strict=True) if clip.id in ids]
-        return replace(self, clips=[clip for clip, _ in kept], captions=[said for _, said in kept])
+        """The same without the matched clips whose ids are not among `ids`."""
+        kept = [pair for pair in zip(self.clips, self.captions, strict=True) if pair[0].id in ids]
+        return replace(self, clips=[clip for clip, _ in kept], captions=[caption for _, caption in kept])
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """The caption of each name. Raises ValueError on a name that is given twice, and on what is not such a line."""
+    """Captions by name. Raises ValueError on a name that occurs twice, and on a line of another form."""
     captions: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
@@ -52,33 +53,33 @@ def read_predictions(path: Path) -> dict[str, str]:
 
 
 def match(clips: Sequence[Clip], predictions: dict[str, str]) -> Matched:
-    """Predictions to clips, in the clips' order.
+    """Match predictions to clips, in the order of the clips.
 
     Raises:
-        ValueError: no prediction is of any of the clips, one could be of several, or a clip has two.
+        ValueError: no prediction matches a clip, one matches several clips, or a clip has two predictions.
     """
-    find, said = _Names(clips), dict[str, str]()  # by clip id, the name of its prediction
-    left_over = []
+    find, names = _Names(clips), dict[str, str]()  # the name of its prediction, by clip id
+    unmatched = []
     for name in predictions:
         clip = find(name)
         if clip is None:
-            left_over.append(name)
-        elif clip in said:
-            raise ValueError(f"clip {clip!r} has two predictions, {said[clip]!r} and {name!r}: leave one out")
+            unmatched.append(name)
+        elif clip in names:
+            raise ValueError(f"clip {clip!r} has two predictions, {names[clip]!r} and {name!r}: leave one out")
         else:
-            said[clip] = name
-    if not said:
+            names[clip] = name
+    if not names:
         first = f"{next(iter(predictions), None)!r}, the first clip {clips[0].id!r}"
         raise ValueError(
             f"none of {len(predictions)} predictions is of a clip with references: the first is of {first}"
         )
-    matched = [clip for clip in clips if clip.id in said]
-    missing = [clip.id for clip in clips if clip.id not in said]
-    return Matched(matched, [predictions[said[clip.id]] for clip in matched], missing, left_over)
+    matched = [clip for clip in clips if clip.id in names]
+    missing = [clip.id for clip in clips if clip.id not in names]
+    return Matched(matched, [predictions[names[clip.id]] for clip in matched], missing, unmatched)
 
 
 class _Names:
-    """Finds the id of the clip that a name is of."""
+    """Finds the id of the clip that a name belongs to."""
 
     def __init__(self, clips: Sequence[Clip]):
         self.ids = {clip.id for clip in clips}
@@ -92,17 +93,17 @@ class _Names:
             return name
         parts, longest, found = _parts(name), 0, set[str]()
         for other, clip in self.by_last_part.get(parts[0], ()):
-            shared = list(zip(parts, other, strict=False))
-            if len(shared) < longest or any(one != another for one, another in shared):
+            length = min(len(parts), len(other))
+            if length < longest or parts[:length] != other[:length]:
                 continue
-            found = {clip} if len(shared) > longest else found | {clip}
-            longest = len(shared)
+            found = {clip} if length > longest else found | {clip}
+            longest = length
         if len(found) > 1:
             raise ValueError(f"a prediction for {name!r} could be of the clips {sorted(found)}: give the clip's id")
         return next(iter(found), None)
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """The parts of a path from its last one, whose suffix goes if it is that of a media file (ids may have dots)."""
+    """The parts of a path, the last one first and without the suffix of a media file (an id may contain dots)."""
     path = PurePath(name)
     return (path.with_suffix("") if path.suffix.lower() in AUDIO + OTHER else path).parts[::-1] or (name,)

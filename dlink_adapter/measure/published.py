@@ -1,7 +1,7 @@
-"""Published AudioCaps scores, and a table of them beside scores that were measured here.
+"""Published AudioCaps scores, and a table of them with scores that were measured here.
 
-Scores are x 100, as papers print them. They come from the papers, not from this code: other encoders, LLMs, training
-data and lists of test clips. So each row says who measured it, by its class and not by a field that a caller could set.
+Scores are x 100, as papers print them. Published scores are of other encoders, LLMs, training data and test clips than
+ours. Each row therefore says who measured it, by its class and not by a field that a caller could set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ COLUMNS = {"cider_d": "CIDEr-D", "spider": "SPIDEr"}
 
 @dataclass(frozen=True)
 class Published:
-    """A row of somebody else's.
+    """Published scores of one system.
 
     Args:
-        system: its name there.
+        system: its name in the paper.
         setup: "zero-shot" is trained on text alone, "supervised" on audio and captions.
-        scores: of the whole AudioCaps test split, x 100.
+        scores: of the whole AudioCaps test split, x 100, by name in `METRICS`.
         source: the paper.
-        clips: test clips that were scored; None where that is not known. Some of AudioCaps is gone from YouTube.
+        clips: number of test clips, None where it is unknown. Some of AudioCaps is no longer on YouTube.
     """
 
     system: str
@@ -35,19 +35,19 @@ class Published:
         return f"published: {self.source}"
 
     @property
-    def on(self) -> str:
+    def tested_on(self) -> str:
         return "unknown" if self.clips is None else str(self.clips)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A row of ours, from the raw scores that `caption_metrics.score` gives.
+    """Scores that were measured here.
 
     Args:
-        system: what made the captions.
-        setup: as of `Published`.
-        scores: raw, by name in `METRICS`; None or absent where a metric did not run.
-        clips: test clips that were scored.
+        system: name of the system that wrote the captions.
+        setup: as in `Published`.
+        raw_scores: those of `caption_metrics.score`; None or absent where a metric did not run.
+        clips: number of test clips.
     """
 
     system: str
@@ -69,7 +69,7 @@ class Measured:
         return "**measured** here"
 
     @property
-    def on(self) -> str:
+    def tested_on(self) -> str:
         return str(self.clips)
 
 
@@ -83,18 +83,18 @@ PUBLISHED = (
     Published("SLAM-AAC", "supervised", {"cider_d": 84.1, "spider": 51.8}, "SLAM-AAC, arXiv 2410.09503"),
     Published("LAMB", "supervised", {"cider_d": 91.1, "spider": 55.4}, "LAMB, arXiv 2601.04658"),
 )
-# Of Diffusion-Link on the same captioner without it, "up to", in per cent: its scores themselves are not public.
+# Relative gains of Diffusion-Link over the same captioner without it, "up to", in per cent. Its scores are not public.
 PUBLISHED_GAINS: dict[Setup, float] = {"zero-shot": 52.5, "supervised": 7.5}
 GAINS_SOURCE = "Diffusion-Link, arXiv 2510.11330, abstract"
 
 
 def comparison(ours: Sequence[Measured]) -> str:
-    """Our rows and the published ones as a Markdown table, each setup from the lowest CIDEr-D up, and what to mind."""
+    """Our rows and the published ones as a Markdown table, in the order of `in_order`, with notes on what differs."""
     head = ["system", "setup", *(f"{title} x 100" for title in COLUMNS.values()), "who measured it", "test clips"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in in_order(ours):
         scores = [_cell(row.scores.get(name)) for name in COLUMNS]
-        lines.append(_line([row.system, row.setup, *scores, row.measured_by, row.on]))
+        lines.append(_line([row.system, row.setup, *scores, row.measured_by, row.tested_on]))
     gains = " and ".join(f"up to {gain} % {setup}" for setup, gain in PUBLISHED_GAINS.items())
     lines += [
         "",
@@ -106,7 +106,7 @@ def comparison(ours: Sequence[Measured]) -> str:
 
 
 def in_order(ours: Sequence[Measured]) -> list[Published | Measured]:
-    """Zero-shot rows, then supervised ones, from the lowest CIDEr-D up; those without one first."""
+    """Zero-shot rows, then supervised ones, each by increasing CIDEr-D; rows without one come first."""
     rows: list[Published | Measured] = [*PUBLISHED, *ours]
     return sorted(rows, key=lambda row: (row.setup != "zero-shot", row.scores.get("cider_d") or 0.0))
 

@@ -1,23 +1,26 @@
-"""How sure a corpus score is: bootstrap intervals over clips, and a paired test of two systems on the same clips.
+"""Bootstrap intervals of corpus scores, and a paired test of two systems on the same clips, by scipy.stats.
 
-Every corpus score here is a function of sums over the clips: of n-gram counts for BLEU, of matches for METEOR, of
-scores for a mean. So a resample of the clips is a weighted sum, and no caption is scored twice. Intervals are
-percentiles of the bootstrap (Efron, 1979; Koehn, EMNLP 2004). p is that of approximate randomisation, two-sided: how
-often the systems differ as much when they swap their captions of random clips (Noreen, 1989; Riezler and Maxwell,
-2005).
+A corpus score is a function of sums over the clips: of n-gram counts for BLEU, of matches for METEOR, of the clips'
+scores for a mean. So no caption is scored again for a resample of the clips. Intervals are percentiles of the bootstrap
+(Efron, 1979; Koehn, EMNLP 2004). p is that of approximate randomisation, which swaps the captions of the two systems
+for random clips, and is two-sided (Noreen, 1989; Riezler and Maxwell, 2005).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+from dlink_adapter.measure.extra import import_metrics_extra
+
+Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
-CHUNK = 500  # resamples in memory at a time
+BATCH = 100  # resamples in memory at a time
 LEVEL = 0.95
-ROUNDING = 1e-12  # differences closer than this are the same one
+DECIMALS = 12  # of a difference: without rounding, equal ones would differ by the order of their sums
 
 
 @dataclass(frozen=True)
@@ -25,22 +28,31 @@ class Pooled:
     """A corpus score as a function of sums over clips.
 
     Args:
-        counts: float64 (clips, k), what is summed.
+        counts: (clips, k), what is summed.
         score: sums (..., k) to scores (...,).
     """
 
-    counts: Tensor
-    score: Callable[[Tensor], Tensor]
+    counts: Floats
+    score: Callable[[Floats], Floats]
 
     @classmethod
-    def mean(cls, values: Sequence[float]) -> "Pooled":
-        """The score that is the mean of the clips' scores."""
-        column = torch.tensor(values, dtype=torch.float64)
-        return cls(torch.stack([column, torch.ones_like(column)], dim=-1), lambda sums: sums[..., 0] / sums[..., 1])
+    def mean(cls, values: Sequence[float] | Floats) -> "Pooled":
+        """The corpus score that is the mean of the clips' scores."""
+        return cls(np.stack([values, np.ones(len(values))], axis=-1), lambda sums: sums[..., 0] / sums[..., 1])
 
-    def __call__(self, weights: Tensor) -> Tensor:
-        """Scores (n,) of the corpora in which a clip counts as often as `weights` (n, clips) say."""
-        return self.score(weights @ self.counts)
+    @property
+    def corpus(self) -> float:
+        """The score of the corpus."""
+        return float(self.score(self.counts.sum(axis=0)))
+
+    @property
+    def clips(self) -> list[float]:
+        """The score of each clip alone."""
+        return self.score(self.counts).tolist()
+
+    def __call__(self, clips: NDArray[np.int64]) -> Floats:
+        """Scores (...,) of corpora, each made of the clips whose rows are in `clips` (..., n), some more than once."""
+        return self.score(self.counts[clips].sum(axis=-2))
 
 
 class Interval(NamedTuple):
@@ -52,7 +64,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One system's corpus score minus another's, its interval, and the probability of such a difference by chance."""
+    """One system's corpus score minus another's, its interval, and the p-value of no difference."""
 
     difference: float
     interval: Interval
@@ -61,7 +73,7 @@ class Comparison:
 
 def interval(score: Pooled, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """The 95 % bootstrap interval of a corpus score. CIDEr-D keeps the idf of all references in every resample."""
-    return _percentiles(torch.cat([score(weights) for weights in _bootstrap(len(score.counts), resamples, seed)]))
+    return _bootstrap(lambda clips, axis: score(clips), [np.arange(len(score.counts))], resamples, seed)
 
 
 def compare(ours: Pooled, theirs: Pooled, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
@@ -69,39 +81,27 @@ def compare(ours: Pooled, theirs: Pooled, *, resamples: int = RESAMPLES, seed: i
     clips = len(ours.counts)
     if len(theirs.counts) != clips:
         raise ValueError(f"a paired test needs the same clips: {clips} and {len(theirs.counts)} were scored")
-    everything = torch.ones(1, clips, dtype=torch.float64)
-    observed = (ours(everything) - theirs(everything)).item()
-    drawn = [ours(weights) - theirs(weights) for weights in _bootstrap(clips, resamples, seed)]
-    as_far = 0
-    for kept in _coins(clips, resamples, seed):
-        mixed = kept @ ours.counts + (1 - kept) @ theirs.counts
-        swapped = (1 - kept) @ ours.counts + kept @ theirs.counts
-        difference = ours.score(mixed) - theirs.score(swapped)
-        as_far += int((difference.abs() >= abs(observed) - ROUNDING).sum())
-    return Comparison(observed, _percentiles(torch.cat(drawn)), (1 + as_far) / (1 + resamples))
+    both = Pooled(np.concatenate([ours.counts, theirs.counts]), ours.score)
+    rows = [np.arange(clips), np.arange(clips) + clips]  # of `both`
+
+    def difference(left: NDArray[np.int64], right: NDArray[np.int64], axis: int) -> Floats:
+        return np.round(both(left) - both(right), DECIMALS)
+
+    observed, drawn = float(difference(rows[0], rows[1], axis=-1)), _bootstrap(difference, rows, resamples, seed)
+    if clips == 1:  # scipy needs two
+        return Comparison(observed, drawn, 1.0)
+    test = import_metrics_extra("scipy.stats").permutation_test(
+        rows, difference, permutation_type="samples", n_resamples=resamples, batch=BATCH, rng=seed
+    )
+    return Comparison(observed, drawn, float(test.pvalue))
 
 
-def _percentiles(scores: Tensor) -> Interval:
-    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=scores.dtype)
-    return Interval(*scores.quantile(ends).tolist())
-
-
-def _bootstrap(clips: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each clip is drawn: (n, clips), a chunk of resamples at a time."""
-    for count, generator in _chunks(resamples, seed):
-        drawn = torch.randint(clips, (count, clips), generator=generator)
-        yield torch.zeros(count, clips, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
-
-
-def _coins(clips: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """0 or 1 for each clip: (n, clips), a chunk at a time."""
-    for count, generator in _chunks(resamples, seed):
-        yield torch.randint(2, (count, clips), generator=generator).double()
-
-
-def _chunks(resamples: int, seed: int) -> Iterator[tuple[int, torch.Generator]]:
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, resamples, CHUNK):
-        yield min(CHUNK, resamples - start), generator
+def _bootstrap(statistic: Callable[..., Floats], rows: list[NDArray[np.int64]], resamples: int, seed: int) -> Interval:
+    """The percentile interval of a statistic of paired rows, (n,) each, that are drawn together."""
+    if len(rows[0]) == 1:  # scipy needs two; the only resample of one clip is that clip
+        return Interval(*[float(statistic(*rows, axis=-1))] * 2)
+    found = import_metrics_extra("scipy.stats").bootstrap(
+        rows, statistic, paired=True, method="percentile", confidence_level=LEVEL, n_resamples=resamples, batch=BATCH,
+        rng=seed,
+    )  # fmt: skip
+    return Interval(*map(float, found.confidence_interval))

@@ -1,10 +1,16 @@
+"""Decoding of every format, resampling against exact sines and sweeps, windows, the log-mel of a sine."""
+
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from dlink_adapter.extract.audio import AudioError, check_waveform, load_audio, log_mel, windows
+from dlink_adapter.extract.audio import AudioError, check_waveform, load_audio, log_mel, resample, windows
 
 soundfile = pytest.importorskip("soundfile")
+
+SECONDS = 2.0  # of a sweep
 
 
 def sine(frequency, rate, seconds=1.0):
@@ -14,6 +20,17 @@ def sine(frequency, rate, seconds=1.0):
 def level_db(audio):
     middle = audio[len(audio) // 4 : -len(audio) // 4].astype(np.float64)
     return 10 * np.log10(2 * np.mean(middle**2) + 1e-20)
+
+
+def sweep(top, rate):
+    """From silence at 0 Hz to `top` Hz, evenly, with the frequency at each sample."""
+    time = np.arange(round(SECONDS * rate)) / rate
+    frequency = top * time / SECONDS
+    return np.sin(np.pi * frequency * time).astype(np.float32), frequency
+
+
+def loudest_db(audio):
+    return 20 * np.log10(max(np.abs(audio).max(), 1e-10))
 
 
 def write(path, audio, rate, subtype=None):
@@ -69,6 +86,8 @@ def bad_file(folder, kind):
         path.write_bytes(write(folder / "good.wav", sine(440, 8_000), 8_000).read_bytes()[:20])
     elif kind == "no samples":
         write(path, np.zeros(0), 16_000)
+    elif kind == "one sample":
+        write(path, np.ones(1), 44_100)  # a third of a sample at 16 kHz
     elif kind == "nan":
         write(path, np.array([0.0, np.nan, np.inf], np.float32), 16_000, "FLOAT")
     elif kind == "folder":
@@ -85,6 +104,7 @@ def bad_file(folder, kind):
         ("text", "not readable as audio"),
         ("headerless", "not readable as audio"),
         ("no samples", "no samples"),
+        ("one sample", "no samples"),
         ("nan", "2 of 3 samples are NaN or infinite"),
     ],
 )
@@ -99,6 +119,58 @@ def test_a_bad_file_is_named_with_its_cause(tmp_path, kind, cause):
 def test_bad_arrays(audio):
     with pytest.raises(AudioError):
         check_waveform(audio)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 96_000, 192_000])
+def test_a_sweep_survives_the_way_to_48_khz_and_back_where_both_rates_have_room(rate):
+    lower = min(rate, 48_000) / 2
+    audio, frequency = sweep(rate / 2, rate)
+    there = resample(audio, rate, 48_000)
+    back = resample(there, 48_000, rate)
+    ideal, frequency_there = sweep(rate / 2, 48_000)
+    # Against the sweep itself, sample by sample: level, time, images and aliases are all in the difference.
+    for made, expected, at in ((there, ideal, frequency_there), (back, audio, frequency)):
+        assert made.shape == expected.shape and made.dtype == np.float32
+        for top, error in ((0.7, -80), (0.9, -55)):
+            assert loudest_db((made - expected)[(at > 0.01 * lower) & (at < top * lower)]) < error
+        beyond = (at > 1.02 * lower) & (at < 0.99 * rate / 2)  # the sweep ends with a click
+        assert loudest_db(made[beyond]) < -100 if beyond.any() else rate <= 48_000
+    spectra = [np.abs(np.fft.rfft(some.astype(np.float64))) for some in (audio, back)]
+    hertz = np.arange(len(spectra[0])) / SECONDS
+    heard = (hertz > 0.05 * lower) & (hertz < 0.9 * lower)  # the sweep's ends ripple in its spectrum
+    assert np.abs(20 * np.log10((spectra[1] / spectra[0])[heard])).max() < 0.02
+
+
+@pytest.mark.parametrize(("rate", "new_rate"), [(44_100, 16_000), (16_000, 8_000), (8_000, 44_100), (22_254, 48_000),
+                                                (44_100, 47_999), (192_000, 8_000)])  # fmt: skip
+def test_a_sine_at_any_two_rates(rate, new_rate):
+    lower = min(rate, new_rate) / 2
+    for share, error in ((0.1, -100), (0.5, -100), (0.92, -55), (1.01, -100), (1.9, -100)):
+        if share * lower < rate / 2:
+            expected = sine(share * lower, new_rate) if share < 1 else np.zeros(new_rate)
+            middle = slice(new_rate // 4, -new_rate // 4)
+            assert loudest_db((resample(sine(share * lower, rate), rate, new_rate) - expected)[middle]) < error
+
+
+@pytest.mark.parametrize("samples", [2, 100, 500_001])
+def test_a_resampled_length_is_rounded(samples):
+    audio = np.random.default_rng(0).uniform(-1, 1, samples).astype(np.float32)
+    assert resample(audio, 44_100, 48_000).shape == (round(samples * 160 / 147),)
+    assert resample(audio, 192_000, 16_000).shape == (round(samples / 12),)
+
+
+def test_a_click_keeps_its_time():
+    click = np.zeros(44_100, np.float32)
+    click[22_050] = 1
+    assert resample(click, 44_100, 16_000).argmax() == 8_000
+
+
+def test_equal_rates_change_nothing_and_need_no_soxr(monkeypatch):
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    audio = sine(440, 16_000)
+    assert resample(audio, 16_000, 16_000) is audio
+    with pytest.raises(ImportError, match=r'soxr is needed here: pip install "dlink-adapter\[clap\]"'):
+        resample(audio, 16_000, 8_000)
 
 
 def test_windows_cover_a_clip_once():

@@ -12,9 +12,10 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from dlink_adapter import caption_scorers
+from dlink_adapter.measure import caption_scorers
 from dlink_adapter.measure.caption_metrics import METRICS, CaptionScores, score
-from dlink_adapter.measure.caption_scorers import BLEU, mean_of
+from dlink_adapter.measure.caption_scorers import BLEU
+from dlink_adapter.measure.significance import Pooled
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 NO_JAVA = ("rouge_l", "cider_d", *BLEU)
@@ -117,7 +118,7 @@ def test_spice_is_not_downloaded(monkeypatch):
 
 
 def test_spider_is_the_mean(monkeypatch):
-    spice = mean_of([0.5, 0.0, 0.25, 0.25, 0.25])
+    spice = Pooled.mean([0.5, 0.0, 0.25, 0.25, 0.25])
     monkeypatch.setitem(caption_scorers.SCORERS, ("spice",), lambda captions: [spice])
     result = score(PREDICTIONS, REFERENCES, ["cider_d", "spider"], tokenizer="plain")
     assert result.scores["spider"] == pytest.approx((result.scores["cider_d"] + 0.25) / 2)

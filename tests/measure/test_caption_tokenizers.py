@@ -1,4 +1,4 @@
-"""Words of captions, and that no caption runs into the next."""
+"""The words of each caption, with as many captions out as in."""
 
 import shutil
 

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
-from dlink_adapter import gap
+from dlink_adapter.measure import gap, retrieval
 
 
 def unit(x: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ def test_a_rotation_leaves_the_topology(clouds):
 
 def test_blocks_do_not_change_the_result(captioned, monkeypatch):
     whole = gap.measure(*captioned)
-    monkeypatch.setattr(gap, "BLOCK_ELEMENTS", 500)
+    monkeypatch.setattr(retrieval, "BLOCK_ELEMENTS", 500)
     assert gap.measure(*captioned) == pytest.approx(whole, abs=1e-12)
 
 

@@ -9,7 +9,7 @@ import torch
 from matplotlib.image import imread
 from torch import Tensor
 
-from dlink_adapter import plots
+from dlink_adapter.measure import plots
 from dlink_adapter.measure.plots import (
     plot_caption_scores,
     plot_clouds,

@@ -1,4 +1,4 @@
-"""Nobody can take a published score for one that was measured here."""
+"""Every row of the comparison says who measured it, and on how many clips."""
 
 import pytest
 

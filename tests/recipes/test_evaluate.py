@@ -105,3 +105,8 @@ def test_as_a_command_without_java(tmp_path, table):
     results = json.loads(done.stdout)
     assert done.returncode == 0 and results["tokenizer"] == "plain" and results["scores"]["cider_d"] > 0
     assert set(results["not_run"]) == {"meteor", "spice", "spider", "fense"} and "Java" in results["not_run"]["meteor"]
+
+
+def test_imports_on_windows_which_has_no_fcntl():
+    code = "import sys; sys.modules['fcntl'] = None; import dlink_adapter.recipes.evaluate"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
