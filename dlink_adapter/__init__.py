@@ -14,8 +14,8 @@ if all((_root / name).exists() for name in ("integrations", "recipes", "pyprojec
 
 if TYPE_CHECKING:
     from dlink_adapter.attachment.attach import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
-    from dlink_adapter.bridge.config import BridgeConfig
     from dlink_adapter.data.embeddings import PairedEmbeddings
+    from dlink_adapter.diffusion_link.config import BridgeConfig
     from dlink_adapter.diffusion_link.link import DiffusionLink
     from dlink_adapter.registry import BRIDGES, load_bridge
     from dlink_adapter.training.fit import FitConfig, fit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # The public names are imported when they are first used, so that `dlink --help` need not wait for torch.
 _HOME = {
     "BRIDGES": "registry",
-    "BridgeConfig": "bridge.config",
+    "BridgeConfig": "diffusion_link.config",
     "DiffusionLink": "diffusion_link.link",
     "FitConfig": "training.fit",
     "PairedEmbeddings": "data.embeddings",

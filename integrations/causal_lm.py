@@ -9,16 +9,17 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from dlink_adapter.bridge.base import PretrainedBridge, resolve_folder
+from dlink_adapter.bridge.base import Bridge
+from dlink_adapter.bridge.hub import resolve_folder
 from dlink_adapter.captioner.config import BRIDGE_FOLDER, CONFIG_FILE, CaptionerConfig, read_captioner_config
-from dlink_adapter.captioner.model import ADAPTER_FOLDER, PROJECTOR_FILE, Captioner
+from dlink_adapter.captioner.model import ADAPTER_FOLDER, CONDITION_FILE, PROJECTOR_FILE, Captioner
 from dlink_adapter.registry import load_bridge
 
 LORA_TARGETS = {"phi3": ["qkv_proj"]}  # families that peft has no layers for: query and value, as for a LLaMA
 AS_SAVED = "as saved"
 
 
-def new_captioner(bridge: PretrainedBridge, config: CaptionerConfig, **options: Any) -> Captioner:
+def new_captioner(bridge: Bridge, config: CaptionerConfig, **options: Any) -> Captioner:
     """An untrained captioner on the base model that the config names.
 
     `options` go to the model's `from_pretrained`: dtype, device_map, revision, trust_remote_code, ...
@@ -49,8 +50,8 @@ def load_captioner(
         FileNotFoundError: no captioner there.
         ValueError: settings that are unknown, or a bridge that it was not saved with.
     """
-    files = (f"{BRIDGE_FOLDER}/*", f"{ADAPTER_FOLDER}/*", CONFIG_FILE, PROJECTOR_FILE)
-    folder = resolve_folder(name_or_path, revision=captioner_revision, files=files)
+    files = (f"{BRIDGE_FOLDER}/*", f"{ADAPTER_FOLDER}/*", CONFIG_FILE, PROJECTOR_FILE, CONDITION_FILE)
+    folder = resolve_folder(name_or_path, files, revision=captioner_revision)
     config = read_captioner_config(folder)
     if quantize != AS_SAVED:
         config = replace(config, quantize=quantize)
@@ -59,7 +60,7 @@ def load_captioner(
     if config.tuning == "lora":
         llm = PeftModel.from_pretrained(llm, str(adapter), is_trainable=True)
     captioner = Captioner(load_bridge(folder / BRIDGE_FOLDER), llm, tokenizer, config)
-    captioner.load_projector(folder)
+    captioner.load_trained(folder)
     return captioner.eval()
 
 

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dlink_adapter import PairedEmbeddings, load_bridge
 from dlink_adapter.files import write_atomically
 from dlink_adapter.integrations.causal_lm import load_captioner
@@ -14,6 +12,7 @@ from dlink_adapter.soundscapes import render, write_wav
 from dlink_adapter.soundscapes.world import World
 
 EXAMPLES = 20
+SHOWN = "bridge_pseudo_audio"  # the method of the examples and of the captioner that `dlink caption` takes
 
 
 def report(world: World, captions: dict[str, dict[str, list[str]]], out: Path) -> dict[str, Any]:
@@ -25,29 +24,29 @@ def report(world: World, captions: dict[str, dict[str, list[str]]], out: Path) -
             found = score(said, test.captions)
             scores[setup][label] = {**found.scores, "vocabulary": found.vocabulary}
     plot_caption_scores(out / "captions.png", scores)
-    first = test.text[torch.searchsorted(test.clip, torch.arange(test.clips))]
-    clouds = {label: (load_bridge(out / "bridges" / label)(test.audio), first) for label in ("raw", "bridge")}
-    plot_clouds(out / "clouds.png", {"before": clouds["raw"], "after the bridge": clouds["bridge"]})
+    panels = {"before": "raw", "after the bridge": "diffusion_link"}
+    clouds = {title: load_bridge(out / "bridges" / name).map_rows(test.audio) for title, name in panels.items()}
+    plot_clouds(out / "clouds.png", {title: (bridged, test.first_captions()) for title, bridged in clouds.items()})
     _write_examples(world, captions, test, out / "examples")
-    load_captioner(out / "captioners" / "bridge" / "zero_shot").save_pretrained(out)
+    load_captioner(out / "captioners" / SHOWN / "zero_shot").save_pretrained(out)
     return {"scores": scores, "not_run": found.not_run, "tokenizer": found.tokenizer}
 
 
 def _write_examples(world: World, captions: dict[str, Any], test: PairedEmbeddings, folder: Path) -> None:
     folder.mkdir()
-    lines = ["| clip | a reference | zero-shot, raw | zero-shot, bridge |", "|---|---|---|---|"]
+    lines = [f"| clip | a reference | zero-shot, raw | zero-shot, {SHOWN.replace('_', ' ')} |", "|---|---|---|---|"]
     for index, scene in enumerate(world.scenes("test")[:EXAMPLES]):
         write_wav(folder / f"{index:02d}.wav", render(scene, world.rate), world.rate)
-        said = captions["zero_shot"]["raw"][index], captions["zero_shot"]["bridge"][index]
+        said = captions["zero_shot"]["raw"][index], captions["zero_shot"][SHOWN][index]
         lines.append(f"| {index:02d}.wav | {test.captions[index][0]} | {said[0]} | {said[1]} |")
     write_atomically(folder / "examples.md", "\n".join(lines) + "\n")
 
 
 def table(results: dict[str, Any]) -> str:
     """The headline of results.json: a line a method."""
-    rows = [f"{'':<12}{'RMG':>8}{'cosine':>8}{'R@1':>8}{'zero-shot CIDEr-D':>20}{'supervised CIDEr-D':>20}"]
+    rows = [f"{'':<20}{'RMG':>8}{'cosine':>8}{'R@1':>8}{'zero-shot CIDEr-D':>20}{'supervised CIDEr-D':>20}"]
     for label in results["gap"]:
         gap = "".join(f"{results['gap'][label][name]:>8.3f}" for name in ("rmg", "paired_cosine", "r_at_1"))
         cider = "".join(f"{results['captions'][setup][label]['cider_d']:>20.3f}" for setup in results["captions"])
-        rows.append(f"{label:<12}{gap}{cider}")
+        rows.append(f"{label:<20}{gap}{cider}")
     return "\n".join(rows)

@@ -12,9 +12,9 @@ batch: the losses are those of one process, however many there are.
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlink_adapter import BRIDGES, BridgeConfig, FitConfig, PairedEmbeddings
-from dlink_adapter.bridge.config import changed, from_known
-from dlink_adapter.training.fitting import fit_bridge
+from dlink_adapter import BridgeConfig, FitConfig, PairedEmbeddings
+from dlink_adapter.bridge.config import changed
+from dlink_adapter.registry import new_bridge
 from dlink_adapter.training.processes import process_state
 
 
@@ -48,14 +48,10 @@ def main(
         bridge: settings of the method.
         fit: settings of the training; batch_size is over all processes.
     """
-    if method not in BRIDGES:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(BRIDGES)}")
     data = PairedEmbeddings.open(pairs)
-    held_out = None if val is None else PairedEmbeddings.open(val)
-    kind = BRIDGES[method]
-    model = kind(from_known(kind.config_class, {"dim": data.dim, **changed(bridge, BridgeSettings())}))
-    fit_bridge(model, data, val=held_out, config=fit, out=out)
+    model = new_bridge(method, data.dim, changed(bridge, BridgeSettings()))
+    found = model.fit(data, val=None if val is None else PairedEmbeddings.open(val), config=fit, out=out)
     if process_state().is_main_process:
         print(f"{method} of dim {model.dim}, fitted on {data.clips} clips with {len(data)} captions: {out}")
-        for name, (before, after) in model.metadata["gap_before_and_after"].items():
+        for name, (before, after) in found["gap_before_and_after"].items():
             print(f"{name:<18} {before:>8.4f} before {after:>8.4f} after")

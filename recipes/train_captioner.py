@@ -4,12 +4,15 @@ dlink train-captioner --pairs pairs --bridge bridge --out zero-shot --condition 
 dlink train-captioner --pairs pairs --bridge bridge --out supervised --condition audio --init zero-shot
 dlink train-captioner --text_embeddings text.npy --captions text.txt --bridge bridge --out zero-shot --condition text
 
-Trained on text, the captioner sees captions that went through the bridge in its text-to-text role, and no audio. The
-output folder holds the captioner and log.jsonl, the losses. A run that was stopped goes on when it is started again,
-and `accelerate launch -m dlink_adapter train-captioner ...` shares each batch among processes.
+Trained on text, the captioner sees no audio, but captions as `--captioner.text_condition` says: clean, gaussian,
+bridged (as in the paper) or pseudo_audio, which is fitted on pairs. The output folder holds the captioner and
+log.jsonl, the losses. A run that was stopped goes on when it is started again, and `accelerate launch -m dlink_adapter
+train-captioner ...` shares each batch among processes.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
@@ -18,6 +21,7 @@ import torch
 
 from dlink_adapter import PairedEmbeddings, load_bridge
 from dlink_adapter.bridge.config import changed
+from dlink_adapter.captioner.conditions import PseudoAudio
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import CaptionRows, train_captioner
@@ -28,7 +32,7 @@ from dlink_adapter.training.log import LossLog
 from dlink_adapter.training.processes import process_state
 from dlink_adapter.training.trainer import TrainerConfig
 
-OF_TRAINING = ("fresh_noise", "noise", "max_caption_tokens")  # settings that a saved captioner can be given anew
+OF_TRAINING = ("text_condition", "sigma", "max_caption_tokens")  # settings that a saved captioner can be given anew
 
 
 def main(
@@ -38,6 +42,7 @@ def main(
     pairs: Path | None = None,
     text_embeddings: Path | None = None,
     captions: Path | None = None,
+    pseudo_audio: Path | None = None,
     bridge: Path | None = None,
     init: Path | None = None,
     val: Path | None = None,
@@ -52,37 +57,44 @@ def main(
         pairs: folder of PairedEmbeddings to train on.
         text_embeddings: or, where there is text alone, a .npy or .safetensors file of a row (dim,) for each caption.
         captions: of `text_embeddings`, a text file with one a line.
+        pseudo_audio: folder of PairedEmbeddings that the text condition pseudo_audio is fitted on; `pairs` by default.
         bridge: folder of the bridge; the one in `init` by default.
         init: folder of a captioner to go on from, such as one that was trained on text.
         val: folder of PairedEmbeddings to validate on, in the same condition (text: on text alone), every
             training.save_every steps; what is best there is saved in the end.
-        captioner: settings of a new captioner; of `init` only fresh_noise, noise and max_caption_tokens can be changed.
+        captioner: settings of a new captioner; in `init` text_condition, sigma and max_caption_tokens can be changed.
         training: settings of the training; batch_size is over all processes.
     """
     rows, fingerprint = _rows(condition, pairs, text_embeddings, captions)
     val_rows, _ = (None, None) if val is None else _rows(condition, val, None, None)
-    given = {"pairs": pairs, "text": text_embeddings, "captions": captions, "bridge": bridge, "init": init, "val": val}
+    given = {"pairs": pairs, "text": text_embeddings, "captions": captions, "pseudo_audio": pseudo_audio}
+    given |= {"bridge": bridge, "init": init, "val": val}
     sources = {name: str(path) for name, path in given.items() if path is not None}
     settings = {"condition": condition, **sources, "captioner": asdict(captioner), "training": asdict(training)}
-
-    def train() -> dict[str, Any]:
-        model = _captioner(bridge, init, captioner, training.seed)
-        if fingerprint is not None:
-            model.bridge.check_encoder(fingerprint)
-        loss = train_captioner(model, rows, val=val_rows, config=training, out=out)
-        validated = [line["val_loss"] for line in LossLog(out).read() if "val_loss" in line]
-        if process_state().is_main_process:
-            model.save_pretrained(out)
-        process_state().wait_for_everyone()  # before any of them notes that this is done
-        return {"loss": loss, "val_loss": min(validated, default=None), "rows": len(rows)}
-
-    process_state()
-    found = Stages(out, 1, settings, show=process_state().is_main_process)("captioner", f"train on {condition}", train)
-    if process_state().is_main_process:
+    main_process = process_state().is_main_process
+    new = partial(_captioner, bridge, init, captioner, training.seed, pseudo_audio or pairs)
+    work = partial(_train, new, fingerprint, rows, val_rows, training, out)
+    found = Stages(out, 1, settings, show=main_process)("captioner", f"train on {condition}", work)
+    if main_process:
         for checkpoint in out.glob("checkpoint-*"):
             rmtree(checkpoint)
         print(f"{out}: {found['rows']} rows, mean loss {found['loss']:.4f}", end="")
         print("" if found["val_loss"] is None else f", best validation loss {found['val_loss']:.4f}")
+
+
+def _train(
+    new: Callable[[], Captioner], fingerprint: str | None, rows: CaptionRows, val: CaptionRows | None,
+    training: TrainerConfig, out: Path,
+) -> dict[str, Any]:  # fmt: skip
+    model = new()
+    if fingerprint is not None:
+        model.bridge.check_encoder(fingerprint)
+    loss = train_captioner(model, rows, val=val, config=training, out=out)
+    validated = [line["val_loss"] for line in LossLog(out).read() if "val_loss" in line]
+    if process_state().is_main_process:
+        model.save_pretrained(out)
+    process_state().wait_for_everyone()  # before any of them notes that this is done
+    return {"loss": loss, "val_loss": min(validated, default=None), "rows": len(rows)}
 
 
 def _rows(
@@ -101,18 +113,33 @@ def _rows(
     return CaptionRows.of_pairs(data, condition), data.metadata.get("fingerprint")
 
 
-def _captioner(bridge: Path | None, init: Path | None, config: CaptionerConfig, seed: int) -> Captioner:
+def _captioner(
+    bridge: Path | None, init: Path | None, config: CaptionerConfig, seed: int, pseudo_audio: Path | None
+) -> Captioner:
+    """The captioner to train: that of `init`, or a new one; its pseudo-audio fitted where it has that condition."""
     if init is not None:
-        loaded = load_captioner(init)
-        new = changed(config, CaptionerConfig())
-        if fixed := sorted(set(new) - set(OF_TRAINING)):
-            raise ValueError(f"the captioner in {init} has its own {', '.join(fixed)}: leave that out, or --init")
-        loaded.settings = replace(loaded.settings, **new)
+        model = _continued(init, config)
         if bridge is not None:
-            loaded.set_bridge(load_bridge(bridge))
-        return loaded
-    if bridge is None or not config.base_model:
+            model.set_bridge(load_bridge(bridge))
+    elif bridge is None or not config.base_model:
         raise ValueError("give --bridge DIR and --captioner.base_model NAME, or --init DIR")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return new_captioner(load_bridge(bridge), config)
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = new_captioner(load_bridge(bridge), config)
+    if isinstance(model.text_condition, PseudoAudio) and not model.text_condition.space.is_fitted:
+        if pseudo_audio is None:
+            raise ValueError("text_condition pseudo_audio is fitted on pairs: give --pseudo_audio DIR")
+        model.text_condition.fit(PairedEmbeddings.open(pseudo_audio))
+    return model
+
+
+def _continued(init: Path, config: CaptionerConfig) -> Captioner:
+    """The captioner in `init`, with what the config sets anew of `OF_TRAINING`."""
+    model, new = load_captioner(init), changed(config, CaptionerConfig())
+    if fixed := sorted(set(new) - set(OF_TRAINING)):
+        raise ValueError(f"the captioner in {init} has its own {', '.join(fixed)}: leave that out, or --init")
+    model.settings = replace(model.settings, **new)
+    if "text_condition" in new:
+        model.set_text_condition(config.text_condition, config.sigma)
+    return model

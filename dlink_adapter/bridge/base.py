@@ -143,9 +143,7 @@ class Bridge(nn.Module, ABC):
         values = {"bridge": self.name, "config": self.settings(), "metadata": self.metadata}
         write_atomically(folder / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
         write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
-        write_atomically(
-            folder / CARD_FILE, model_card(self.name, self.settings(), self.metadata, self.training_rows)
-        )
+        write_atomically(folder / CARD_FILE, model_card(self.name, self.settings(), self.metadata, self.training_rows))
 
     @classmethod
     def from_pretrained(

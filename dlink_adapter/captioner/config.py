@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dlink_adapter.bridge.base import WEIGHTS_FILE
 from dlink_adapter.bridge.config import from_known
+from dlink_adapter.bridge.hub import WEIGHTS_FILE
+from dlink_adapter.captioner.conditions import TEXT_CONDITIONS
 from dlink_adapter.files import write_atomically
 
 CONFIG_FILE, BRIDGE_FOLDER = "captioner.json", "bridge"
@@ -39,10 +40,8 @@ class CaptionerConfig:
         max_caption_tokens: longer captions are cut in training, and generation stops there.
         encoder: name in `ENCODERS` of the frozen encoder, for captioning files.
         encoder_path: its hub id or folder.
-        fresh_noise: while training, the bridge draws noise of its own for each row and step, and captions scatter as
-            audio does; False trains on the fixed noise that it has in use.
-        noise: sigma, per dimension, of Gaussian noise on the bridged unit-norm embedding while training, as of CapDec
-            (Nukrai et al., 2022) and C3, which take sqrt(0.016).
+        text_condition: what captions become while training on text: a name in `TEXT_CONDITIONS`.
+        sigma: of the condition "gaussian", per dimension of the unit-norm embedding.
     """
 
     base_model: str = ""
@@ -60,8 +59,8 @@ class CaptionerConfig:
     max_caption_tokens: int = 64
     encoder: str = ""
     encoder_path: str = ""
-    fresh_noise: bool = True
-    noise: float = 0.0
+    text_condition: str = "bridged"
+    sigma: float = 0.0
 
     def __post_init__(self) -> None:
         if self.tuning not in ("frozen", "lora", "full"):
@@ -72,8 +71,13 @@ class CaptionerConfig:
             raise ValueError("a quantised model cannot be tuned in full: use tuning lora or frozen")
         if min(self.prefix_tokens, self.hidden, self.max_caption_tokens) < 1:
             raise ValueError(f"prefix_tokens, hidden and max_caption_tokens must be at least 1: {self}")
-        if self.noise < 0:
-            raise ValueError(f"noise is {self.noise}: it must be at least 0")
+        if self.text_condition not in TEXT_CONDITIONS:
+            raise ValueError(f"text_condition is {self.text_condition!r}: expected {', '.join(TEXT_CONDITIONS)}")
+        if self.sigma < 0 or (self.sigma > 0) != (self.text_condition == "gaussian"):
+            raise ValueError(
+                f"sigma is {self.sigma}, text_condition {self.text_condition!r}: gaussian takes a positive sigma, the "
+                "others none"
+            )
 
 
 def write_captioner_config(folder: Path, config: CaptionerConfig) -> CaptionerConfig:

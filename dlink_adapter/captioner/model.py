@@ -1,7 +1,8 @@
 """A captioner: bridge, prefix projector and causal language model.
 
 [BOS] before [k prefix tokens] after caption [EOS]: the projector turns one bridged embedding into k vectors of the
-LLM's width (ClipCap, Mokady et al., 2021). Trained on text alone, it sees bridged captions; audio only comes in use.
+LLM's width (ClipCap, Mokady et al., 2021). Trained on text alone, it sees a text condition of captions in place of
+bridged audio, and audio when it is used.
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,15 @@ import torch
 from einops import rearrange
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
-from torch.nn.functional import normalize
 
-from dlink_adapter.bridge.base import PretrainedBridge, push_saved
-from dlink_adapter.bridge.noise import Draws, normal
+from dlink_adapter.bridge.base import Bridge
+from dlink_adapter.bridge.hub import push_saved
+from dlink_adapter.bridge.noise import Draws
+from dlink_adapter.captioner.conditions import TEXT_CONDITIONS
 from dlink_adapter.captioner.config import BRIDGE_FOLDER, PATHS, CaptionerConfig, write_captioner_config
 from dlink_adapter.files import write_atomically
 
-PROJECTOR_FILE, ADAPTER_FOLDER = "projector.safetensors", "adapter"
+PROJECTOR_FILE, CONDITION_FILE, ADAPTER_FOLDER = "projector.safetensors", "text_condition.safetensors", "adapter"
 CARD_FILE, CARD = (
     "README.md",
     """---
@@ -37,6 +39,9 @@ from dlink_adapter.integrations.causal_lm import load_captioner
 captioner = load_captioner("this folder or repository")
 captioner.generate(embeddings)  # (n, {dim}) of the encoder that the bridge was fitted on
 ```
+
+In training, a caption stood in for audio as: {condition}. The bridge and this condition hold {rows} embeddings of the
+training pairs.
 """,
 )
 PREFIX_MARK = "<the prefix tokens>"  # where they stand in a chat template's text
@@ -67,7 +72,7 @@ class Captioner(nn.Module):
 
     accepts_loss_kwargs = True  # tells Trainer to count the tokens of a whole step
 
-    def __init__(self, bridge: PretrainedBridge, llm: Any, tokenizer: Any, config: CaptionerConfig):
+    def __init__(self, bridge: Bridge, llm: Any, tokenizer: Any, config: CaptionerConfig):
         super().__init__()
         if tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer of {config.base_model} has no EOS token, so that captions would never end")
@@ -75,6 +80,7 @@ class Captioner(nn.Module):
             raise ValueError(f"the tokenizer of {config.base_model} has no chat template: use chat=False")
         self.settings = config  # not `config`: Trainer writes into the config of a model
         self.tokenizer, self.llm = tokenizer, llm
+        self.text_condition = TEXT_CONDITIONS[config.text_condition](bridge.dim, config.sigma).requires_grad_(False)
         width = llm.get_input_embeddings().embedding_dim
         self.projector = PrefixProjector(bridge.dim, config.hidden, config.prefix_tokens, width)
         device = llm.get_input_embeddings().weight.device
@@ -82,9 +88,17 @@ class Captioner(nn.Module):
             self.projector.to(device)
         self.set_bridge(bridge)
 
-    def set_bridge(self, bridge: PretrainedBridge) -> None:
+    def set_bridge(self, bridge: Bridge) -> None:
         """Take another bridge in place of the one that is there: frozen, and moved to where the projector lies."""
-        self.bridge = bridge.requires_grad_(False).eval().to(next(self.projector.parameters()).device)
+        device = next(self.projector.parameters()).device
+        self.bridge = bridge.requires_grad_(False).eval().to(device)
+        self.text_condition.to(device)
+
+    def set_text_condition(self, name: str, sigma: float = 0.0) -> None:
+        """Train with another text condition from here on; `pseudo_audio` has to be fitted."""
+        self.settings = replace(self.settings, text_condition=name, sigma=sigma)
+        self.text_condition = TEXT_CONDITIONS[name](self.bridge.dim, sigma).requires_grad_(False)
+        self.set_bridge(self.bridge)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but the frozen bridge stays in eval mode: it has noise while training, and no dropout."""
@@ -99,21 +113,22 @@ class Captioner(nn.Module):
     def prefix(self, embedding: Tensor, is_text: Tensor, generator: Draws = None) -> Tensor:
         """Embeddings (n, dim), of captions where is_text (n,) and else of audio -> prefix tokens (n, k, width).
 
-        While training, embeddings are noised as the settings say, by the generator, or by one for each of them.
+        Audio goes through the bridge, captions through the text condition. While training, both draw fresh noise, from
+        the generator, or from one for each row.
         """
         if self.training and generator is None:
             generator = Generator(embedding.device).manual_seed(int(torch.randint(2**62, ())))
         with torch.no_grad():
-            bridged = torch.empty_like(embedding)
-            for modality, rows in (("text", is_text), ("audio", ~is_text)):
-                drawn = generator if self.settings.fresh_noise or not self.training else None
-                if isinstance(drawn, list):
-                    drawn = [of_row for of_row, chosen in zip(drawn, rows.tolist(), strict=True) if chosen]
-                bridged[rows] = self.bridge(embedding[rows], modality=modality, generator=drawn)
-            if self.training and self.settings.noise:
-                noise = self.settings.noise * normal(bridged.shape, bridged, generator)
-                bridged = normalize(bridged + noise, dim=-1)
-        prefix: Tensor = self.projector(bridged)
+            condition = torch.empty_like(embedding)
+            for rows, of_text in ((is_text, True), (~is_text, False)):
+                drawn = generator
+                if isinstance(generator, list):
+                    drawn = [of_row for of_row, chosen in zip(generator, rows.tolist(), strict=True) if chosen]
+                if of_text:
+                    condition[rows] = self.text_condition(embedding[rows], self.bridge, drawn).to(embedding)
+                else:
+                    condition[rows] = self.bridge(embedding[rows], generator=drawn)
+        prefix: Tensor = self.projector(condition)
         return prefix
 
     def forward(
@@ -209,13 +224,24 @@ class Captioner(nn.Module):
         self.bridge.save_pretrained(folder / BRIDGE_FOLDER)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.projector.state_dict().items()}
         write_atomically(folder / PROJECTOR_FILE, save(tensors))
+        if state := self.text_condition.state_dict():
+            write_atomically(folder / CONDITION_FILE, save({name: tensor.cpu() for name, tensor in state.items()}))
         if self.settings.tuning != "frozen":
             self.llm.save_pretrained(folder / ADAPTER_FOLDER)
         base_model = write_captioner_config(folder, self.settings).base_model
-        card = CARD.format(base_model=base_model, bridge=self.bridge.name, dim=self.bridge.dim)
-        write_atomically(folder / CARD_FILE, card)
+        rows = self.bridge.training_rows + self.text_condition.training_rows
+        about = {"bridge": self.bridge.name, "dim": self.bridge.dim, "condition": self.settings.text_condition}
+        write_atomically(folder / CARD_FILE, CARD.format(base_model=base_model, rows=rows, **about))
 
-    def push_to_hub(self, repo_id: str, *, token: str | None = None, private: bool | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Add captioner",
+        private: bool | None = None,
+        create_pr: bool = False,
+        token: str | None = None,
+    ) -> str:
         """Upload the captioner as a model repository and return the commit's address.
 
         Raises:
@@ -227,11 +253,15 @@ class Captioner(nn.Module):
                     f"{name} is the folder {getattr(self.settings, name)}, which nobody else has: push that to the hub "
                     "first, and name its repository in the captioner's settings"
                 )
-        return push_saved(self, repo_id, "Add captioner", token=token, private=private)
+        return push_saved(
+            self, repo_id, commit_message=commit_message, private=private, create_pr=create_pr, token=token
+        )
 
-    def load_projector(self, folder: str | Path) -> None:
-        """Load what `save_pretrained` wrote of the projector."""
+    def load_trained(self, folder: str | Path) -> None:
+        """Load what `save_pretrained` wrote of the projector and the text condition."""
         self.projector.load_state_dict(load_file(Path(folder, PROJECTOR_FILE)))
+        if self.text_condition.state_dict():
+            self.text_condition.load_state_dict(load_file(Path(folder, CONDITION_FILE)))
 
     def _start(self, prefix: Tensor) -> Tensor:
         """The prompt around the prefix, embedded: (n, length, width)."""

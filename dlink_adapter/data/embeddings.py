@@ -218,18 +218,6 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
             counts.append(write_shard(shard, *shard_files(folder, index, len(groups))))
         write_header(folder, tensors["audio"], counts, self.metadata)
 
-    def sample(self, most: int) -> "PairedEmbeddings":
-        """The first `most` clips, or all of them where they are fewer."""
-        return self if self.clips <= most else self.select(torch.arange(most))
-
-    def first_captions(self) -> Tensor:
-        """(clips, dim), the first caption of each clip."""
-        return self.text[torch.searchsorted(self.clip, torch.arange(self.clips))]
-
-    def digest(self) -> str:
-        import hashlib
-        return hashlib.sha256(self.audio.numpy().tobytes()+self.text.numpy().tobytes()).hexdigest()
-
     @property
     def _rows(self) -> Tensor:
         """The rows of the table's audio that are looked at."""

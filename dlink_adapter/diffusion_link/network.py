@@ -33,9 +33,7 @@ class ResidualMLP(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(time_dim, 2 * dim))
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), zeroed(nn.Linear(hidden, dim))
-        )
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), zeroed(nn.Linear(hidden, dim)))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:  # (..., dim), (..., time_dim)
         scale, shift = self.modulation(level).chunk(2, dim=-1)

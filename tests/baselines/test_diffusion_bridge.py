@@ -10,11 +10,13 @@ import torch
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.diffusion_bridge import PACKAGE, DiffusionBridge, DiffusionBridgeConfig, import_unet
+from dlink_adapter.training.fit import FitConfig
 
 needs_unet = pytest.mark.skipif(
     not (find_spec(PACKAGE) and find_spec("ema_pytorch")), reason='needs the extra "bench": denoising-diffusion-pytorch'
 )
-SMALL = DiffusionBridgeConfig(16, width=8, train_steps=1, batch_size=16)
+SMALL = DiffusionBridgeConfig(16, width=8)
+TRAINING = FitConfig(steps=1, batch_size=16)
 
 
 class Oracle(torch.nn.Module):
@@ -32,7 +34,7 @@ class Oracle(torch.nn.Module):
 @pytest.fixture
 def fitted(pairs):
     bridge = DiffusionBridge(SMALL)
-    bridge.fit(*(rows[:100, :16] for rows in pairs), progress=False)
+    bridge.fit(tuple(rows[:100, :16] for rows in pairs), config=TRAINING, progress=False)
     return bridge
 
 
@@ -77,30 +79,33 @@ def test_captions_are_noised_first(fitted, pairs):
 
 @needs_unet
 def test_training_lowers_the_loss_repeats_and_leaves_the_global_state(pairs):
-    audio, text = (rows[:100, :16] for rows in pairs)
-    bridges = [DiffusionBridge(replace(SMALL, train_steps=steps)) for steps in (1, 30, 1)]
+    few = tuple(rows[:100, :16] for rows in pairs)
+    bridges = [DiffusionBridge(SMALL) for _ in range(3)]
     before, losses = torch.get_rng_state(), []
-    for bridge in bridges:
-        bridge.fit(audio, text, progress=False)
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(3)
-            losses.append(bridge.loss(bridge._scaled(text, "text")).item())
+    for bridge, steps in zip(bridges, (1, 30, 1), strict=True):
+        bridge.fit(few, config=replace(TRAINING, steps=steps), progress=False)
+        with torch.no_grad():
+            losses.append(bridge.loss(*few, generator=torch.Generator().manual_seed(3))["loss"].item())
     assert losses[1] < 0.7 * losses[0] and losses[2] == losses[0]
     assert torch.equal(torch.get_rng_state(), before)
-    assert bridges[1].metadata["training"] == {"steps": 30, "captions": 100}
+    assert bridges[1].metadata["training"]["steps"] == 30
 
 
 @needs_unet
-def test_pairs_are_not_needed_but_the_width_is(pairs):
-    bridge = DiffusionBridge(replace(SMALL, train_steps=1))
-    bridge.fit(pairs[0][:50, :16], pairs[1][:80, :16], progress=False)
-    with pytest.raises(ValueError, match=r"expected \(n, 16\) each"):
-        bridge.fit(pairs[0], pairs[1], progress=False)
+def test_audio_does_not_matter_to_the_loss(fitted, pairs):
+    audio, text = (rows[:20, :16] for rows in pairs)
+    one, other = (fitted.loss(x, text, generator=torch.Generator().manual_seed(0)) for x in (audio, audio.flip(0)))
+    assert one["loss"] == other["loss"]
+
+
+@needs_unet
+def test_nothing_of_the_package_stays_in_place_unexecuted():
+    import_unet()
+    assert not [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):
-    for module in (PACKAGE, f"{PACKAGE}.{PACKAGE}_1d"):
-        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("dlink_adapter.baselines.diffusion_bridge.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "dlink-adapter\[bench\]"'):
         import_unet()
 
@@ -109,8 +114,8 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch):
     ("wrong", "message"),
     [
         ({"dim": 12}, "multiple of 8"),
-        ({"audio_start": 1001}, "between calls and timesteps"),
-        ({"text_start": 2}, "between calls and timesteps"),
+        ({"audio_start": 1001}, "between calls = 5 and timesteps"),
+        ({"text_start": 2}, "between calls = 5 and timesteps"),
         ({"width": 0}, "at least 1"),
     ],
 )

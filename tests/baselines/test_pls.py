@@ -5,6 +5,7 @@ from sklearn.cross_decomposition import PLSSVD
 from sklearn.linear_model import LinearRegression
 
 from dlink_adapter.baselines.pls import PLS, _weights
+from dlink_adapter.data.embeddings import PairedEmbeddings
 
 
 def test_the_map_is_a_regression_between_the_scores_of_scikit_learn(pairs):
@@ -26,11 +27,11 @@ def test_the_number_of_directions_is_that_of_the_signal():
     shared = torch.randn(300, 16, generator=draw) @ torch.randn(16, 64, generator=draw)
     audio, text = (shared + 2 * torch.randn(300, 64, generator=draw) for _ in range(2))
     bridge = PLS(PLS.config_class(64))
-    bridge.fit(audio, text)
+    bridge.learn(PairedEmbeddings.from_tensors(audio, text), None)
     assert bridge.metadata["directions"] == 16
 
 
 def test_fewer_clips_than_directions():
     bridge = PLS(PLS.config_class(64))
-    bridge.fit(torch.randn(6, 64), torch.randn(6, 64))
+    bridge.learn(PairedEmbeddings.from_tensors(torch.randn(6, 64), torch.randn(6, 64)), None)
     assert bridge(torch.randn(3, 64)).isfinite().all()

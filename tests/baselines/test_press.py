@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge as Reference
 
-from dlink_adapter import leave_one_out
+from dlink_adapter.baselines import press
 from dlink_adapter.baselines.press import press_ridge
 
 
@@ -42,7 +42,7 @@ def test_no_other_share_of_the_anchor_is_better(data):
 
 
 def test_sums_over_more_rows_than_are_left_out(data, monkeypatch):
-    monkeypatch.setattr(leave_one_out, "STRENGTHS", (0.1,))
+    monkeypatch.setattr(press, "STRENGTHS", (0.1,))
     rows, targets, _ = data
     sums = rows.T @ rows, rows.T @ targets
     some, whole = press_ridge(rows[:20], targets[:20], sums=sums), press_ridge(rows, targets)

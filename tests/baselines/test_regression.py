@@ -5,13 +5,15 @@ import torch
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.regression import Regression, RegressionConfig
+from dlink_adapter.registry import new_bridge
 from dlink_adapter.training.fit import FitConfig
 
 
 @pytest.fixture(scope="module")
 def regression(pairs) -> Regression:
-    bridge = Regression(RegressionConfig(32, time_dim=8))
-    bridge.fit(*(rows[:500] for rows in pairs), config=FitConfig(steps=100, batch_size=32, lr=3e-3), progress=False)
+    bridge = Regression(RegressionConfig(32))
+    few = tuple(rows[:500] for rows in pairs)
+    bridge.fit(few, config=FitConfig(steps=100, batch_size=32, lr=3e-3), progress=False)
     return bridge
 
 
@@ -33,3 +35,9 @@ def test_the_network_is_called_once_on_the_clean_embedding(regression, pairs):
     a = regression.space.encode(pairs[0][:5])
     predicted = regression.denoiser(a, torch.ones(5, 1))
     torch.testing.assert_close(regression(pairs[0][:5]), regression.space.decode(predicted))
+
+
+@pytest.mark.parametrize(("name", "value"), [("timestep", 300), ("cosine", 0.9), ("depth", 300)])
+def test_it_has_no_depth(name, value):
+    with pytest.raises(ValueError, match=f"unknown RegressionConfig key {name}"):
+        new_bridge("regression", 8, {name: value})

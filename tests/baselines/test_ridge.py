@@ -5,13 +5,14 @@ import torch
 from sklearn.linear_model import Ridge as Reference
 from torch.nn.functional import normalize
 
-from dlink_adapter.baselines.leave_one_out import STRENGTHS
+from dlink_adapter.baselines.press import STRENGTHS
 from dlink_adapter.baselines.ridge import Ridge
+from dlink_adapter.data.embeddings import PairedEmbeddings
 
 
 def fitted(audio, text):
     ridge = Ridge(Ridge.config_class(dim=audio.shape[1]))
-    ridge.fit(audio, text)
+    ridge.learn(PairedEmbeddings.from_tensors(audio, text), None)
     a, t = ridge.space.encode(audio.double()), ridge.space.encode(text.double(), "text")
     return ridge, a, t
 

@@ -7,31 +7,35 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dlink_adapter.baselines.diffusion_bridge import PACKAGE, DiffusionBridge
+from dlink_adapter.baselines.diffusion_bridge import PACKAGE
 from dlink_adapter.baselines.mean_shift import MeanShift
-from dlink_adapter.baselines.regression import Regression
-from dlink_adapter.bridge.base import PretrainedBridge
+from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.registry import BRIDGES, load_bridge
+from dlink_adapter.registry import BRIDGES, load_bridge, new_bridge
 from dlink_adapter.training.fit import FitConfig
 
-SMALL = {DiffusionBridge: {"width": 8, "train_steps": 1}, Regression: {"time_dim": 8}}
-FEW = {Regression: {"config": FitConfig(steps=1)}}
+SETTINGS = {"diffusion_bridge": {"width": 8}, "moment_matched": {"base": "ridge"}, "residual": {"link": "ridge"}}
 
 
 @pytest.fixture(params=BRIDGES)
-def bridge(request, make_link) -> PretrainedBridge:
-    cls = BRIDGES[request.param]
-    if cls is DiffusionLink:
+def bridge(request, make_link) -> Bridge:
+    if request.param == "diffusion_link":
         bridge = make_link()
     else:
-        if cls is DiffusionBridge and not (find_spec(PACKAGE) and find_spec("ema_pytorch")):
+        if request.param == "diffusion_bridge" and not (find_spec(PACKAGE) and find_spec("ema_pytorch")):
             pytest.skip('needs the extra "bench"')
-        bridge = cls(cls.config_class(dim=16, **SMALL.get(cls, {})))
+        bridge = new_bridge(request.param, 16, SETTINGS.get(request.param))
         draw = torch.Generator().manual_seed(0)
-        bridge.fit(torch.randn(40, 16, generator=draw) + 1, torch.randn(40, 16, generator=draw), **FEW.get(cls, {}))
+        text = torch.randn(40, 16, generator=draw)
+        audio = text + torch.randn(40, 16, generator=draw) + 1
+        bridge.fit((audio, text), config=FitConfig(steps=1), progress=False)
     bridge.metadata["fingerprint"] = "clap-1"
     return bridge.eval()
+
+
+@pytest.mark.parametrize("name", BRIDGES)
+def test_the_name_in_the_registry_is_that_of_the_class(name):
+    assert BRIDGES[name].name == name
 
 
 def test_every_bit_comes_back(bridge, tmp_path):
@@ -92,7 +96,7 @@ def test_another_kind_of_bridge(link, tmp_path):
 def test_an_unknown_kind_of_bridge(link, tmp_path):
     link.save_pretrained(tmp_path)
     change_config(tmp_path, bridge="teleport")
-    with pytest.raises(ValueError, match="unknown kind 'teleport'; known: raw, mean_shift"):
+    with pytest.raises(ValueError, match="unknown bridge 'teleport'; known: raw, mean_shift"):
         load_bridge(tmp_path)
 
 
@@ -108,6 +112,13 @@ def test_a_folder_without_a_bridge(tmp_path):
         load_bridge(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="needs the keys bridge and config"):
+        load_bridge(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "null", ""])
+def test_a_damaged_config_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
         load_bridge(tmp_path)
 
 
@@ -143,7 +154,7 @@ def test_weights_of_another_shape(link, tmp_path):
 
 
 def test_the_model_card_carries_the_settings_and_what_was_measured(link, tmp_path):
-    link.metadata |= {"fingerprint": "clap-1", "calibration": {"depth": 0.9, "paired_cosine": 0.8725}}
+    link.metadata |= {"fingerprint": "clap-1", "calibration": {"cosine": 0.9, "paired_cosine": 0.8725}}
     link.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     front = card.split("---")[1]
@@ -155,6 +166,29 @@ def test_the_model_card_carries_the_settings_and_what_was_measured(link, tmp_pat
     names = {"folder": tmp_path, "embeddings": torch.ones(2, 16)}
     exec(example, names)
     assert names["text_like"].shape == (2, 16)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("diffusion_link", 0), ("ridge", 0), ("kernel_ridge", 36), ("memory", 36)])
+def test_the_card_says_how_many_training_embeddings_are_inside(name, rows, tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    bridge = new_bridge(name, 8)
+    pairs = torch.randn(40, 8, generator=draw), torch.randn(40, 8, generator=draw)
+    bridge.fit(pairs, config=FitConfig(steps=1), out=tmp_path, progress=False)
+    said = f"holds {rows} embeddings of the training pairs" if rows else "holds no embedding of the training pairs"
+    assert bridge.training_rows == rows and said in (tmp_path / "README.md").read_text()
+    larger = [
+        name
+        for name, tensor in load_file(tmp_path / "model.safetensors").items()
+        if len(tensor.shape) and len(tensor) == 36
+    ]
+    assert bool(larger) == bool(rows)
+
+
+def test_where_and_how_it_is_loaded(link, tmp_path):
+    link.save_pretrained(tmp_path / "here" / "below")
+    loaded = load_bridge(tmp_path / "here", subfolder="below", dtype=torch.float64, device="cpu")
+    assert all(tensor.dtype == torch.float64 for tensor in loaded.state_dict().values())
+    assert DiffusionLink.from_pretrained(tmp_path / "here", subfolder="below").config == link.config
 
 
 def change_config(folder, **changes):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.data.embeddings import PairedEmbeddings
+from dlink_adapter.diffusion_link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.training.calibrate import COSINES, calibrate
 from dlink_adapter.training.fit import FitConfig, fit

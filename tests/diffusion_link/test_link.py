@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from dlink_adapter.bridge.config import BridgeConfig
-from dlink_adapter.diffusion_link.link import DiffusionLink, add_noise, mirrored_noise
+from dlink_adapter.bridge.noise import mirrored_noise
+from dlink_adapter.diffusion_link.config import BridgeConfig
+from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.samplers import SAMPLERS
+from dlink_adapter.diffusion_link.schedules import add_noise
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -56,13 +58,13 @@ def test_the_length_of_an_embedding_does_not_matter(link, x):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"steps": 1}, {"steps": 5}, {"sampler": "ddpm", "steps": 5}, {"depth": 0}, {"samples": 3}]
+    "settings", [{"steps": 1}, {"steps": 5}, {"sampler": "ddpm", "steps": 5}, {"timestep": 0}, {"samples": 3}]
 )
 def test_a_seeded_generator_repeats_every_bit(make_link, x, settings):
     link = make_link(**settings)
     first, again, other = (link(x, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
-    assert torch.equal(first, other) == (settings == {"depth": 0})
+    assert torch.equal(first, other) == (settings == {"timestep": 0})
 
 
 def test_eval_is_a_function(link, x):
@@ -81,7 +83,7 @@ def test_train_draws_fresh_noise(make_link, x):
 
 
 def test_many_samples_agree_with_each_other_more_than_single_ones(make_link, x):
-    link = make_link(depth=0.5)
+    link = make_link(cosine=0.5)
 
     def spread(samples):
         runs = [link(x, generator=torch.Generator().manual_seed(seed), samples=samples) for seed in range(8)]
@@ -91,40 +93,25 @@ def test_many_samples_agree_with_each_other_more_than_single_ones(make_link, x):
 
 
 def by_hand(link, x0):
-    """A network call for each noised copy of the coordinates, their mean, on kernel ridge, decode."""
-    level = link.alpha_bars[link.timestep(0.9)]
+    """A network call for each noised copy of the coordinates, their mean, decode."""
+    level = link.alpha_bars[link.timestep]
     guesses = [link.denoise(add_noise(x0, level, noise), level) for noise in link.fixed_noise]
-    return link.space.decode(torch.stack(guesses).mean(0) + link.kernel(x0))
+    return link.space.decode(torch.stack(guesses).mean(0))
+
+
+@pytest.mark.parametrize("modality", ["audio", "text"])
+def test_audio_and_text_are_both_noised_and_denoised(link, x, modality):
+    expected = by_hand(link, link.space.encode(x, modality))
+    torch.testing.assert_close(link(x, modality=modality), expected, rtol=0, atol=1e-6)
 
 
 def test_the_average_is_over_reconstructions(link, x):
-    torch.testing.assert_close(link(x), by_hand(link, link.space.encode(x)), rtol=0, atol=1e-6)
     assert torch.equal(link(x, samples=4), link(x)) and not torch.equal(link(x, samples=2), link(x))
 
 
-def test_captions_go_the_way_of_audio_as_pseudo_audio(link, x):
-    text = link.space.encode(x, "text")
-    expected = by_hand(link, link.pseudo_audio(text, noise=False))
-    torch.testing.assert_close(link(x, modality="text"), expected, rtol=0, atol=1e-6)
-    link.config = replace(link.config, pseudo_audio=False)
-    torch.testing.assert_close(link(x, modality="text"), by_hand(link, text), rtol=0, atol=1e-6)
-
-
-def test_with_a_generator_pseudo_audio_scatters(link, x):
-    link.config = replace(link.config, depth=0)  # no other noise
-
-    def scattered(seed):
-        return link(x, modality="text", generator=torch.Generator().manual_seed(seed))
-
-    assert torch.equal(scattered(0), scattered(0)) and not torch.allclose(scattered(0), scattered(1))
-    assert not torch.allclose(scattered(0), link(x, modality="text"))
-
-
-def test_the_kernel_has_to_be_fitted():
-    link = DiffusionLink(BridgeConfig(dim=4, depth=0.9))
-    link.space.fit(torch.randn(9, 4), torch.randn(9, 4))
-    with pytest.raises(ValueError, match="not fitted"):
-        link(torch.ones(4))
+def test_a_caption_is_drawn_anew_with_a_generator(link, x):
+    draws = [link(x, modality="text", generator=torch.Generator().manual_seed(seed), samples=1) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1]) and not torch.allclose(draws[0], draws[2])
 
 
 def test_fixed_noise_comes_in_mirrored_pairs():
@@ -141,20 +128,32 @@ def test_add_noise_keeps_unit_variance():
     assert torch.equal(add_noise(x0, 1.0, noise), x0)
 
 
-def test_depth_as_a_cosine_is_the_cosine_that_is_left(make_link):
-    link = make_link(dim=64, depth=0.7)
+def test_cosine_is_the_cosine_that_is_left(make_link):
+    link = make_link(dim=64, cosine=0.7)
     x0 = link.space.encode(torch.randn(4000, 64) + 1)  # as those that the space was fitted on
-    level = link.alpha_bars[link.timestep(0.7)]
+    level = link.alpha_bars[link.timestep]
     left = torch.cosine_similarity(add_noise(x0, level, torch.randn_like(x0)), x0, dim=-1)
     assert left.mean().item() == pytest.approx(0.7, abs=0.01)
 
 
-def test_depth_steps_and_sampler_may_be_replaced(link, x):
+def test_a_timestep_is_the_cosine_of_its_noise_level(make_link, x):
+    given = make_link(timestep=300)
+    same = make_link(cosine=given.alpha_bars[300] ** 0.5)
+    assert given.timestep == same.timestep == 300 and torch.equal(given(x), same(x))
+
+
+def test_depth_steps_and_sampler_may_be_replaced(make_link, x):
+    link = make_link(timestep=300)
     results = [link(x)]
-    for changed in ({"depth": 0.3}, {"depth": 0.3, "steps": 3}, {"depth": 0}, {"kernel": False}):
+    for changed in ({"timestep": 301}, {"timestep": 700}, {"timestep": 700, "steps": 3}, {"timestep": 0}):
         link.config = replace(link.config, **changed)
         results.append(link(x))
-    assert not any(torch.allclose(a, b) for i, a in enumerate(results) for b in results[:i])
+    assert not any(torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
+
+
+def test_it_saves_nothing_but_its_space_its_network_and_its_noise(link):
+    assert {name.split(".")[0] for name in link.state_dict()} == {"space", "denoiser", "fixed_noise"}
+    assert link.training_rows == 0
 
 
 def test_text_goes_through_its_own_mean(link, x):
@@ -190,7 +189,7 @@ def test_a_compiled_bridge_follows_its_config(link, x):
     torch.compiler.reset()
     compiled = torch.compile(link, fullgraph=True, backend="eager")
     before = compiled(x)
-    link.config = replace(link.config, depth=0.3)
+    link.config = replace(link.config, cosine=0.3)
     assert torch.allclose(compiled(x), link(x), atol=1e-6) and not torch.allclose(before, link(x), atol=1e-3)
 
 
@@ -288,12 +287,12 @@ def test_bad_rows_are_named(link, value):
 
 def test_unfitted(x):
     with pytest.raises(ValueError, match=r"DiffusionLink is not fitted: call fit"):
-        DiffusionLink(BridgeConfig(dim=16, depth=0.9))(x)
+        DiffusionLink(BridgeConfig(dim=16, cosine=0.9))(x)
 
 
 def test_no_depth(make_link, x):
-    with pytest.raises(ValueError, match=r"no depth: fit calibrates it, or set BridgeConfig\(depth="):
-        make_link(depth=None)(x)
+    with pytest.raises(ValueError, match=r"no depth: fit calibrates it, or set BridgeConfig\(timestep= or cosine="):
+        make_link(cosine=None)(x)
 
 
 def test_wrong_modality(link, x):
@@ -315,14 +314,37 @@ def test_loss_wants_pairs(link, x):
             link.loss(audio, text)
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts(make_link, x):
-    link = make_link(text_weight=0.5, topology_weight=3.0, contrastive_weight=0.2)
-    parts = link.loss(x, x.flip(0), generator=torch.Generator().manual_seed(0))
-    weights = {"denoise_audio": 1, "denoise_text": 0.5, "topology": 3.0, "contrastive": 0.2}
-    assert set(parts) == {"loss", *weights}
-    torch.testing.assert_close(parts["loss"], sum(weight * parts[name] for name, weight in weights.items()))
-    again = link.loss(x, x.flip(0), generator=torch.Generator().manual_seed(0))
-    assert all(torch.equal(parts[name], again[name]) for name in parts)
+def test_the_loss_is_that_of_an_independent_computation(make_link, x):
+    """Each row of audio and of text noised by hand with its own noise to its own timestep, and the three terms."""
+    link, text = make_link(text_weight=0.5, topology_weight=3.0), x.flip(0)
+    parts = link.loss(x, text, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    timesteps = torch.randint(1, 1001, (12, 1), generator=draw).flatten().tolist()
+    noise = torch.randn(12, 16, generator=draw)
+    assert len(set(timesteps)) > 6
+
+    def coordinates(rows, mean, radius):
+        return (rows / rows.norm(dim=-1, keepdim=True) - mean) * 4 / radius  # 4 = sqrt(dim)
+
+    space = link.space
+    target = coordinates(text, space.text_mean, space.text_radius)
+    predicted = []
+    for row, clean in enumerate([*coordinates(x, space.audio_mean, space.audio_radius), *target]):
+        level = torch.tensor(link.alpha_bars[timesteps[row]])
+        noised = level.sqrt() * clean + (1 - level).sqrt() * noise[row]
+        predicted.append(link.denoiser(noised, level.reshape(1)))
+    from_audio, from_text = torch.stack(predicted[:6]), torch.stack(predicted[6:])
+    cosines = [torch.cosine_similarity(rows[:, None], rows[None], dim=-1) for rows in (from_audio, target)]
+    terms = {
+        "denoise_audio": ((from_audio - target) ** 2).mean(),
+        "denoise_text": ((from_text - target) ** 2).mean(),
+        "topology": ((cosines[0] - cosines[1]) ** 2).mean(),
+    }
+    assert set(parts) == {"loss", *terms}
+    for name, term in terms.items():
+        torch.testing.assert_close(parts[name], term, rtol=1e-4, atol=1e-5)
+    expected = terms["denoise_audio"] + 0.5 * terms["denoise_text"] + 3 * terms["topology"]
+    torch.testing.assert_close(parts["loss"], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cosine_similarity
 
-from dlink_adapter.diffusion_link.losses import CONTRASTIVE_SCALE, contrastive_loss, denoising_loss, topology_loss
+from dlink_adapter.diffusion_link.losses import denoising_loss, link_loss, topology_loss
 
-LOSSES = [denoising_loss, topology_loss, contrastive_loss]
+LOSSES = [denoising_loss, topology_loss]
 
 
 @pytest.fixture
@@ -40,11 +40,14 @@ def test_topology_sees_neither_rotation_nor_length(sets):
     torch.testing.assert_close(topology_loss(predicted @ rotation * 3, text), topology_loss(predicted, text))
 
 
-def test_contrastive_by_hand(sets):
-    predicted, text = sets
-    logits = CONTRASTIVE_SCALE * cosine_similarity(predicted.unsqueeze(1), text.unsqueeze(0), dim=-1)
-    torch.testing.assert_close(contrastive_loss(predicted, text), cross_entropy(logits, torch.arange(12)))
-    assert contrastive_loss(text, text) < contrastive_loss(text.roll(1, 0), text)
+def test_the_loss_is_the_weighted_sum_of_its_three_terms(sets):
+    audio, text = sets
+    from_text = audio.roll(1, 0)
+    parts = link_loss(audio, from_text, text, text_weight=0.5, topology_weight=3.0)
+    terms = [denoising_loss(audio, text), denoising_loss(from_text, text), topology_loss(audio, text)]
+    assert list(parts) == ["loss", "denoise_audio", "denoise_text", "topology"]
+    torch.testing.assert_close(list(parts.values())[1:], terms)
+    torch.testing.assert_close(parts["loss"], terms[0] + 0.5 * terms[1] + 3 * terms[2])
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -3,18 +3,17 @@
 import pytest
 import torch
 
-from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.diffusion_link.network import Denoiser, NoiseLevelEmbedding, ResidualMLP
 from dlink_adapter.diffusion_link.schedules import alpha_bars
 
 
 def denoiser(**settings) -> Denoiser:
     torch.manual_seed(0)
-    return Denoiser(BridgeConfig(**{"dim": 8, "time_dim": 16, "dropout": 0.0, **settings}))
+    return Denoiser(8, **{"hidden": 16, "time_dim": 16, **settings})
 
 
 def test_it_has_three_blocks_of_the_size_asked_for():
-    network = denoiser(mlp_ratio=1.5)
+    network = denoiser(hidden=12)
     assert len(network.blocks) == 3
     assert network.blocks[0].mlp[0].weight.shape == (12, 8)
     assert len(denoiser(blocks=5).blocks) == 5
@@ -22,7 +21,6 @@ def test_it_has_three_blocks_of_the_size_asked_for():
 
 def test_a_block_starts_as_the_identity_but_learns():
     block = ResidualMLP(8, 16, 4, 0.0)
-    block.reset_parameters()
     x, level = torch.randn(5, 8), torch.randn(5, 4)
     assert torch.equal(block(x, level), x)
     block(x, level).sum().backward()
@@ -61,9 +59,9 @@ def test_low_precision_weights_give_float32(dtype):
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
-def test_reset_draws_from_the_global_generator():
+def test_a_new_one_draws_from_the_global_generator_and_gives_zero():
     one, other = denoiser(), denoiser()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    other.reset_parameters()
-    assert not torch.equal(one.blocks[0].mlp[0].weight, other.blocks[0].mlp[0].weight)
-    assert not any(layer.weight.any() for layer in (other.out, *(block.mlp[-1] for block in other.blocks)))
+    third = Denoiser(8, hidden=16, time_dim=16)
+    assert not torch.equal(one.blocks[0].mlp[0].weight, third.blocks[0].mlp[0].weight)
+    assert not third(torch.randn(4, 8), torch.rand(4, 1)).any()

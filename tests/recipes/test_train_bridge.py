@@ -54,7 +54,7 @@ def test_what_it_does_not_know(folder, tmp_path, capsys):
     assert dlink([*command, "--method", "bridge"]) == 1
     assert "unknown method 'bridge'; known: raw, mean_shift" in capsys.readouterr().err
     assert dlink([*command, "--method", "ridge", "--bridge.dropout", "0"]) == 1
-    assert "unknown ClosedFormConfig key dropout; known: dim" in capsys.readouterr().err
+    assert "unknown DimConfig key dropout; known: dim" in capsys.readouterr().err
     assert dlink([*command, "--bridge.dim", "8"]) == 1
     assert "the bridge has dim 8, the pairs have dim 16" in capsys.readouterr().err
 

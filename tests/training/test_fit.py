@@ -16,10 +16,10 @@ from torch.nn.functional import normalize
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dlink_adapter.baselines.mean_shift import MeanShift
-from dlink_adapter.bridge.config import BridgeConfig
 from dlink_adapter.bridge.space import unit_mean
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.data.shard_rows import ShardRows
+from dlink_adapter.diffusion_link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.training.fit import CHECKPOINT, FitConfig, fit
 from dlink_adapter.training.log import LOG
@@ -32,7 +32,7 @@ import os, signal, sys
 import torch
 from safetensors.torch import load_file
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.bridge.config import BridgeConfig
+from dlink_adapter.diffusion_link.config import BridgeConfig
 from dlink_adapter.training.fit import FitConfig, fit
 
 torch.set_num_threads(1)

@@ -5,18 +5,24 @@ import json
 
 import pytest
 
-from dlink_adapter.bridge.config import BridgeConfig
+from dlink_adapter.diffusion_link.config import BridgeConfig
 
 
 def test_round_trip_through_json():
-    config = BridgeConfig(dim=512, depth=0.9, kernel=False, sampler="ddpm", steps=4)
+    config = BridgeConfig(dim=512, cosine=0.9, sampler="ddpm", steps=4)
     assert BridgeConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_a_depth_stays_what_it_was():
-    for depth in (0, 1, 1000, 1.0, 0.5):
-        read = BridgeConfig.from_dict(json.loads(json.dumps(BridgeConfig(dim=4, depth=depth).to_dict()))).depth
-        assert read == depth and type(read) is type(depth)
+@pytest.mark.parametrize("depth", [{"timestep": 1}, {"cosine": 1.0}, {"cosine": 1}, {"timestep": 0}, {"cosine": 0.5}])
+def test_timestep_and_cosine_stay_what_they_were(depth):
+    config = BridgeConfig(dim=4, **depth)
+    assert BridgeConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert {"timestep": config.timestep, "cosine": config.cosine} == {"timestep": None, "cosine": None, **depth}
+
+
+def test_timestep_and_cosine_are_two_ways_to_say_one_thing():
+    with pytest.raises(ValueError, match=r"cosine is 0\.9: it must be left out beside timestep = 300"):
+        BridgeConfig(dim=4, timestep=300, cosine=0.9)
 
 
 def test_it_is_frozen_and_hashable():
@@ -47,16 +53,17 @@ def test_unknown_keys_are_named():
         ("dropout", -0.1),
         ("text_weight", -1),
         ("topology_weight", -1),
-        ("contrastive_weight", -1),
         ("schedule", "quadratic"),
         ("sampler", "euler"),
         ("steps", 1001),
-        ("depth", -1),
-        ("depth", 1001),
-        ("depth", 0.0),
-        ("depth", 1.1),
-        ("depth", True),
-        ("depth", "deep"),
+        ("timestep", -1),
+        ("timestep", 1001),
+        ("timestep", 0.5),
+        ("timestep", True),
+        ("cosine", 0.0),
+        ("cosine", 1.1),
+        ("cosine", True),
+        ("cosine", "deep"),
     ],
 )
 def test_what_is_out_of_range_is_named_with_its_value(name, value):

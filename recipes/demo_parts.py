@@ -1,0 +1,40 @@
+"""The parts of `dlink demo` that come before any bridge: the CLAP, the embeddings, the language model."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from dlink_adapter import PairedEmbeddings
+from dlink_adapter.integrations.transformers_clap import ClapEncoder
+from dlink_adapter.soundscapes.small_clap import train_small_clap
+from dlink_adapter.soundscapes.small_llama import train_small_llama
+from dlink_adapter.soundscapes.world import World
+from dlink_adapter.training.trainer import TrainerConfig
+
+
+def make_clap(world: World, epochs: int, out: Path) -> None:
+    """Train a small CLAP on the scenes and captions of "encoder"."""
+    waveforms = torch.from_numpy(world.waveforms("encoder"))
+    captions = [caption for (caption,) in world.captions("encoder")]
+    train_small_clap(waveforms, captions, out, seed=world.seed, epochs=epochs)
+
+
+def embed_world(world: World, clap: Path, out: Path) -> None:
+    """Pairs, val and test as PairedEmbeddings, and text.safetensors with the first captions of "text"."""
+    encoder = ClapEncoder.from_pretrained(clap)
+    metadata = {"encoder": "clap", "fingerprint": encoder.fingerprint, "rate": encoder.rate}
+    for name in ("pairs", "val", "test"):
+        captions = world.captions(name)
+        audio = encoder.encode_audio(list(world.waveforms(name)), progress=True)
+        text = encoder.encode_text([caption for group in captions for caption in group])
+        PairedEmbeddings.write(out / name, audio, text, captions, metadata=metadata)
+    unheard = encoder.encode_text([captions[0] for captions in world.captions("text")], progress=True)
+    save_file({"text": unheard}, out / "text.safetensors")
+
+
+def make_llama(world: World, steps: int, out: Path) -> None:
+    """Pre-train a small LLaMA on the captions of "text"."""
+    documents = ["\n".join(captions) for captions in world.captions("text")]
+    config = TrainerConfig(steps=steps, batch_size=48, lr=3e-3, seed=world.seed)
+    train_small_llama(documents, out, config=config, layers=2)
