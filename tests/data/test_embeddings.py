@@ -153,7 +153,7 @@ def test_the_folder_is_all_or_nothing(tmp_path, audio, text):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's memory counters")
 def test_reading_everything_keeps_little(tmp_path, monkeypatch):
-    monkeypatch.setattr("dlink_adapter.data.shard_rows.ROWS_KEPT", 40)
+    monkeypatch.setattr("dlink_adapter.data.shard_rows.ROWS_AT_ONCE", 40)
     rows = torch.ones(8000, 2048)  # 2 x 64 MiB
     pairs = PairedEmbeddings.write(tmp_path / "pairs", rows, rows, [["x"]] * 8000, shard_clips=1000)
     together, read = [], ShardRows.read
