@@ -1,5 +1,6 @@
 """Paired embeddings, which bridges are trained on: in memory, or in a folder of the format in `shards.py`."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain
@@ -12,6 +13,8 @@ from torch.utils.data import Dataset
 
 from dlink_adapter.data.shard_rows import Blocks, ShardRows
 from dlink_adapter.data.shards import (
+    BLOCK_ROWS,
+    Array,
     Captions,
     Lines,
     MappedShard,
@@ -44,8 +47,8 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
     def write(
         cls,
         folder: str | Path,
-        audio: Tensor,
-        text: Tensor,
+        audio: Array,
+        text: Array,
         captions: Captions,
         ids: Sequence[str] | None = None,
         metadata: dict[str, Any] | None = None,
@@ -78,19 +81,19 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
     @classmethod
     def from_tensors(
         cls,
-        audio: Tensor,
-        text: Tensor,
+        audio: Array,
+        text: Array,
         captions: Captions | None = None,
-        clip: Tensor | None = None,
+        clip: Array | None = None,
         *,
         ids: Sequence[str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> "PairedEmbeddings":
-        """Pairs in memory: audio (n, dim), text (m, dim), and the clip of each row of text.
+        """Pairs in memory, on the CPU: audio (n, dim), text (m, dim), and the clip of each row of text.
 
         The clips are given by `captions`, a list for each clip, or by `clip` (m,), the row of audio of each row of
-        text, which never decreases. With neither, row i of text belongs to row i of audio.
-        Raises ValueError on data that do not fit.
+        text, which never decreases. With neither, row i of text belongs to row i of audio. numpy arrays and tensors on
+        any device are taken. Raises ValueError on data that do not fit.
         """
         return cls(ShardRows([in_memory(audio, text, captions, clip, ids)]), metadata or {})
 
@@ -154,7 +157,26 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         """(audio, text), each (pairs, dim): the row of audio is repeated for each caption of its clip."""
         return self.audio[self.clip], self.text
 
-    def select(self, clips: Tensor | Sequence[int]) -> "PairedEmbeddings":
+    def first_captions(self) -> Tensor:
+        """(clips, dim) the row of `text` of each clip's first caption."""
+        first = torch.searchsorted(self.clip, torch.arange(self.clips))
+        return self._table.gather("text", self._caption_rows[first])
+
+    def digest(self) -> str:
+        """SHA-256 in hex over `audio`, `text` and `clip`: their dtypes, shapes and values, read a block at a time.
+
+        The same rows have the same digest in memory and on disk, in any number of shards.
+        """
+        sha = hashlib.sha256()
+        counts = {"audio": self.clips, "text": len(self), "clip": len(self)}
+        blocks = {"audio": self.blocks("audio"), "text": self.blocks("text"), "clip": self.clip.split(BLOCK_ROWS)}
+        for name, count in counts.items():
+            sha.update(f"{name} {self._table.empty[name].dtype} {count} {self.dim}\n".encode())
+            for block in blocks[name]:
+                sha.update(block.contiguous().view(torch.uint8).numpy())
+        return sha.hexdigest()
+
+    def select(self, clips: Array | Sequence[int]) -> "PairedEmbeddings":
         """These clips, in this order, with all their captions; nothing is copied."""
         rows = torch.as_tensor(clips, dtype=torch.long).cpu()
         if rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= self.clips:

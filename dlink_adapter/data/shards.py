@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -24,6 +25,7 @@ BLOCK_ROWS = 16384
 
 Captions = list[list[str]]
 Lines = tuple[list[str], Captions | None]  # ids, captions
+Array = Tensor | NDArray[Any]
 
 
 class Shard:
@@ -88,24 +90,24 @@ class MappedShard(Shard):
 
 
 def in_memory(
-    audio: Tensor, text: Tensor, captions: Captions | None, clip: Tensor | None, ids: Sequence[str] | None
+    audio: Array, text: Array, captions: Captions | None, clip: Array | None, ids: Sequence[str] | None
 ) -> Shard:
-    """A shard of tensors: see `PairedEmbeddings.from_tensors`."""
+    """A shard of tensors on the CPU: see `PairedEmbeddings.from_tensors`."""
+    audio, text = (torch.as_tensor(rows).detach().cpu() for rows in (audio, text))
     if audio.ndim != 2 or text.ndim != 2 or audio.shape[1] != text.shape[1] or audio.dtype != text.dtype:
         raise ValueError(
             "audio and text must be (n, dim) and (m, dim) of one dim and dtype, got "
             f"{tuple(audio.shape)} {audio.dtype} and {tuple(text.shape)} {text.dtype}"
         )
-    if captions is None:
-        clip = torch.arange(len(text)) if clip is None else clip.cpu()
-    else:
+    owners = torch.arange(len(text)) if clip is None else torch.as_tensor(clip).cpu().long()
+    if captions is not None:
         counts = torch.tensor([len(of_clip) for of_clip in captions], dtype=torch.long)
         counted = torch.arange(len(captions)).repeat_interleave(counts)
-        if clip is not None and not torch.equal(counted, clip.cpu()):
+        if clip is not None and not torch.equal(counted, owners):
             raise ValueError("captions and clip disagree on how many captions each clip has")
-        clip = counted
+        owners = counted
     names = [str(row) for row in range(len(audio))] if ids is None else list(ids)
-    shard = Shard({"audio": audio.detach(), "text": text.detach(), "clip": clip}, (names, captions))
+    shard = Shard({"audio": audio, "text": text, "clip": owners}, (names, captions))
     shard.check_values()
     return shard
 
@@ -121,7 +123,7 @@ def write_shard(shard: Shard, tensors_file: Path, captions_file: Path) -> dict[s
     ids, captions = shard.lines
     if captions is None:
         raise ValueError("these pairs have no captions, which a folder of pairs keeps: give captions= to from_tensors")
-    write_atomically(tensors_file, save({name: rows.cpu().contiguous() for name, rows in shard.tensors.items()}))
+    write_atomically(tensors_file, save({name: rows.contiguous() for name, rows in shard.tensors.items()}))
     entries = ({"id": name, "captions": of_clip} for name, of_clip in zip(ids, captions, strict=True))
     write_atomically(captions_file, to_jsonl(entries))
     return {"clips": len(ids), "captions": len(shard.tensors["text"])}
@@ -166,7 +168,7 @@ def check_ids(ids: Sequence[str]) -> None:
 
 def usable(rows: Tensor) -> Tensor:
     """(n,) bool: which of these rows (n, dim) are finite and not zero."""
-    norm = torch.cat([block.float().norm(dim=-1).cpu() for block in rows.split(BLOCK_ROWS)])
+    norm = torch.cat([block.float().norm(dim=-1) for block in rows.split(BLOCK_ROWS)])
     return norm.isfinite() & (norm > 0)
 
 
