@@ -9,6 +9,7 @@ more captions, and the rows of `text` are those captions in order, so `clip` nev
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,12 @@ Lines = tuple[list[str], Captions | None]  # ids, captions
 Array = Tensor | NDArray[Any]
 
 
+@dataclass
 class Shard:
     """The tensors (`audio`, `text` and `clip`) and the lines (ids and captions) of one shard, in memory."""
 
     tensors: dict[str, Tensor]
     lines: Lines
-
-    def __init__(self, tensors: dict[str, Tensor], lines: Lines):
-        self.tensors, self.lines = tensors, lines
 
     def check_values(self) -> None:
         """Raise ValueError where ids, captions and rows differ in number, or a row is zero or has NaN or Inf."""

@@ -54,7 +54,7 @@ def extract(
     Raises:
         FileExistsError: the folder holds something else.
         BlockingIOError: another run writes to it.
-        ChildProcessError: a process that shares the extraction died; what was done stays, and the next run goes on.
+        ChildProcessError: another process of this extraction died; what was done stays, and the next run goes on.
         ImportError: the system has no `fcntl`, as Windows.
         ValueError: an unfinished run with other settings, no usable clip, a text tower that is constant.
         OSError: the folder cannot be written, or the disk is full; what was done stays, and the next run goes on.
@@ -69,7 +69,7 @@ def extract(
         if _finished(out, settings):
             processes.meet()
         else:
-            with hold(run.plan.lock(processes.index)):  # before the processes meet: who looks at it afterwards finds it
+            with hold(run.plan.lock(processes.index)):  # before they meet, as others look at the lock afterwards
                 if is_first:
                     run.plan.prepare(clips, settings, shard_clips)
                 processes.meet()

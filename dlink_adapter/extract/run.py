@@ -41,11 +41,6 @@ class Processes:
     count: int = 1
     meet: Callable[[], None] = lambda: None
 
-    @property
-    def others(self) -> list[int]:
-        """The numbers of the other processes."""
-        return [process for process in range(self.count) if process != self.index]
-
 
 class _Files(Dataset[Loaded | str]):
     """Files as the encoder takes them, or the reason why a file cannot be used."""
@@ -71,13 +66,11 @@ class Run:
     ):
         self.plan, self.encoder, self.processes, self.workers = plan, encoder, processes, workers
         self.encode_media = encoder.encode_image if isinstance(encoder, ImageEncoder) else encoder.encode_audio
+        self.others = set(range(processes.count)) - {processes.index}
         self.hide = None if progress and not processes.index else True
 
     def encode(self) -> None:
-        """Encode the pieces of this process; the first process then waits until the others have encoded theirs.
-
-        Raises ChildProcessError where another process ended before it had encoded its pieces.
-        """
+        """Encode the pieces of this process; the first process then waits until the others have encoded theirs."""
         texts = [self.plan.text_file(piece) for piece in range(len(self.plan.texts))]
         for piece in self._mine(texts, "captions"):
             rows = self.encoder.encode_text(json.loads(self.plan.texts[piece].read_text(encoding="utf-8")))
@@ -89,7 +82,7 @@ class Run:
             self._encode_shard(piece)
         if self.processes.index == 0:
             self._wait_for(records)
-            while any(state(self.plan.lock(other)) == HELD for other in self.processes.others):
+            while any(state(self.plan.lock(other)) == HELD for other in self.others):
                 time.sleep(POLL)  # until none of them reads the plan
 
     def _mine(self, made: list[Path], unit: str) -> Iterator[int]:
@@ -99,20 +92,18 @@ class Run:
         yield from tqdm(left, desc=unit, initial=done, total=len(pieces), unit="piece", disable=self.hide)
 
     def _wait_for(self, made: list[Path]) -> None:
-        """Wait until all processes have made their pieces, for as long as each lives that has not."""
+        """Wait until all pieces are made. Raises ChildProcessError where a process died before it made its own."""
         count = self.processes.count
         while True:
-            died = [other for other in self.processes.others if state(self.plan.lock(other)) == DIED]
-            missing = [piece for piece, path in enumerate(made) if not path.exists()]
-            if not missing:
+            died = {other for other in self.others if state(self.plan.lock(other)) == DIED}
+            unfinished = [piece % count for piece, path in enumerate(made) if not path.exists()]  # a process for each
+            for other in died.intersection(unfinished):
+                raise ChildProcessError(
+                    f"process {other} of {count} (numbered from 0) died with {unfinished.count(other)} of its pieces "
+                    f"left to encode: run this again, what is done in {self.plan.out} is kept"
+                )
+            if not unfinished:
                 return
-            for other in died:
-                left = sum(piece % count == other for piece in missing)
-                if left:
-                    raise ChildProcessError(
-                        f"process {other} of {count} (numbered from 0) ended with {left} of its pieces left to encode: "
-                        f"run this again, what is done in {self.plan.out} is kept"
-                    )
             time.sleep(POLL)
 
     def _encode_shard(self, piece: int) -> None:
@@ -131,11 +122,10 @@ class Run:
                     reasons[clip["id"]] = item
 
         rows = self.encode_media(readable())
-        good = usable(rows) if len(rows) else torch.zeros(0, dtype=torch.bool)
-        for (clip, _), is_good in zip(items, good.tolist(), strict=True):
-            if not is_good:
-                reasons[clip["id"]] = "its embedding is zero, or has NaN or Inf"
-        kept = [item for item, is_good in zip(items, good.tolist(), strict=True) if is_good]
+        good = usable(rows)
+        kept = [items[place] for place in good.nonzero().flatten()]
+        for place in (~good).nonzero().flatten():
+            reasons[items[place][0]["id"]] = "its embedding is zero, or has NaN or Inf"
         record: dict[str, Any] = {"clips": 0, "captions": 0}
         if kept:
             captions = [clip["captions"] for clip, _ in kept]
