@@ -36,7 +36,7 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-# What changes the function of a model without changing any of its parameters.
+# Settings that change the outputs of a model with the same weights.
 AUDIO_SETTINGS = ("depths", "enable_fusion", "num_attention_heads", "patch_stride", "spec_size", "window_size")
 TEXT_SETTINGS = ("max_position_embeddings", "num_attention_heads", "pad_token_id")
 FEATURE_SETTINGS = (
@@ -100,8 +100,10 @@ class ClapEncoder(TwoTowers):
     ) -> None:
         text, dim = model.config.text_config, model.config.projection_dim
         # RoBERTa counts positions from pad_token_id + 1.
-        room = min(tokenizer.model_max_length, text.max_position_embeddings - text.pad_token_id - 1)
-        super().__init__(model, tokenizer, dim=dim, room=room, id=id, revision=revision, batch_size=batch_size)
+        max_tokens = min(tokenizer.model_max_length, text.max_position_embeddings - text.pad_token_id - 1)
+        super().__init__(
+            model, tokenizer, dim=dim, max_tokens=max_tokens, id=id, revision=revision, batch_size=batch_size
+        )
         self.rate: int = extractor.sampling_rate
         self.seconds: float = extractor.max_length_s
         self.load = ClapLoader(TorchClapFeatureExtractor.from_dict(extractor.to_dict()), self.rate, self.seconds)

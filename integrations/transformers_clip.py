@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise ImportError('CLIP needs transformers and pillow: pip install "dlink-adapter[clip]"') from error
 
-# What changes the function of a model without changing any of its parameters.
+# Settings that change the outputs of a model with the same weights.
 VISION_SETTINGS = ("image_size", "num_attention_heads", "patch_size")
 TEXT_SETTINGS = ("max_position_embeddings", "num_attention_heads")
 IMAGE_SETTINGS = (
@@ -84,7 +84,7 @@ class ClipEncoder(TwoTowers):
             model,
             tokenizer,
             dim=model.config.projection_dim if is_clip else text.projection_size,
-            room=text.max_position_embeddings,
+            max_tokens=text.max_position_embeddings,
             id=id,
             revision=revision,
             batch_size=batch_size,

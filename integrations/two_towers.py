@@ -22,13 +22,13 @@ class TwoTowers:
     text_inputs: tuple[str, ...] = ("input_ids", "attention_mask")
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, dim: int, room: int, id: str, revision: str | None, batch_size: int
+        self, model: Any, tokenizer: Any, *, dim: int, max_tokens: int, id: str, revision: str | None, batch_size: int
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         check_tokenizer(tokenizer, model.config.text_config.vocab_size)
         self.model = model.float().eval().requires_grad_(False)
-        self.tokenizer, self.dim, self.room = tokenizer, dim, room  # room in tokens
+        self.tokenizer, self.dim, self.max_tokens = tokenizer, dim, max_tokens
         self.id, self.revision, self.batch_size = id, revision, batch_size
 
     @classmethod
@@ -77,7 +77,9 @@ class TwoTowers:
         )
 
     def _embed_captions(self, batch: list[str]) -> Tensor:
-        tokens = self.tokenizer(batch, padding=self.padding, truncation=True, max_length=self.room, return_tensors="pt")
+        tokens = self.tokenizer(
+            batch, padding=self.padding, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
         inputs = {name: tokens[name].to(self.model.device) for name in self.text_inputs}
         return pooled(self.model.get_text_features(**inputs), self.dim)
 

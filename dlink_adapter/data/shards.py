@@ -58,9 +58,9 @@ class Shard:
 
 
 class MappedShard(Shard):
-    """A shard in a folder. Its file is mapped anew whenever `tensors` is read, and unmapped when they are out of use.
+    """A shard in a folder. Each access to `tensors` maps the file anew, until these tensors are no longer used.
 
-    A mapping counts as memory of the process page by page, as it is read: see `shard_rows.ROWS_AT_ONCE`.
+    The pages that are read of a mapped file count as memory of the process: see `shard_rows.ROWS_AT_ONCE`.
     """
 
     def __init__(self, tensors_file: Path, captions_file: Path):

@@ -1,4 +1,4 @@
-"""The part of one process in an extraction: of the pieces of a plan every `count`-th, encoded one after another.
+"""The work of one process in an extraction: it encodes every `count`-th piece of a plan, one after another.
 
 Worker processes decode and preprocess files while the encoder runs. A batch never spans two shards, so that the
 embeddings are the same to the bit after a kill and in any number of processes.
@@ -59,7 +59,7 @@ class _Files(Dataset[Loaded | str]):
 
 
 class Run:
-    """The part of one process in a plan."""
+    """The work of one process on a plan."""
 
     def __init__(
         self, plan: Plan, encoder: AudioEncoder | ImageEncoder, processes: Processes, workers: int, progress: bool

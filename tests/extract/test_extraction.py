@@ -66,7 +66,7 @@ def test_killed_at_any_write_and_resumed_the_folder_is_the_same(tmp_path, clips,
 
 def test_a_resumed_run_encodes_what_is_left(tmp_path, clips, encoder, killed_at):
     out, texts, files = tmp_path / "out", [], []
-    # Seven writes of the plan, then the captions, then three a shard: dead when two shards are done.
+    # Seven files of the plan, the captions, and three for each shard: it is killed when two shards are done.
     child = fork.Process(
         target=killed_at, args=(2 * 13 + 1, clips, encoder, out), kwargs={"shard_clips": 2, "workers": 0}
     )

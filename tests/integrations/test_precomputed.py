@@ -1,4 +1,4 @@
-"""Embeddings made elsewhere: every kind of file, whole tables and one file a clip."""
+"""Precomputed embeddings: every kind of file, tables of all clips and a file for each clip."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP: tiny models of the real classes against what transformers itself makes of the same input."""
+"""CLIP and SigLIP: tiny models of transformers' classes, compared with what transformers gives for the same input."""
 
 import json
 import shutil
