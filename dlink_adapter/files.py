@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, whenever the process is killed."""
+"""Files and folders that appear complete or not at all, also where the process is killed, and JSONL files."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 
 @contextmanager
 def appearing_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to write to that takes its name when all went well; what a killed run left of it is cleared first.
+    """A folder to write to that takes its name at the end of the block; what a killed run left of it is removed first.
 
     Raises FileExistsError where there is something of that name, unless it is an empty folder.
     """
@@ -46,5 +46,11 @@ def appearing_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def to_jsonl(entries: Any) -> str:
-    """A line of JSON an entry."""
+    """The entries as JSON, one on each line."""
     return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The entries of a JSONL file."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

@@ -1,4 +1,4 @@
-"""LAION's `.pt` checkpoints of CLAP as the `ClapModel` of transformers, with every size read off the weights.
+"""LAION's `.pt` checkpoints of CLAP as the `ClapModel` of transformers, with all sizes taken from the weights.
 
 The names are those of HTSAT (Chen et al., ICASSP 2022) and CLAP (Wu et al., ICASSP 2023) as LAION trained them.
 """
@@ -20,7 +20,7 @@ except ImportError as error:
     raise ImportError('CLAP needs transformers: pip install "dlink-adapter[clap]"') from error
 
 HEAD_WIDTH = 64  # of RoBERTa's attention
-# Parts of a checkpoint that an embedding does not need: the spectrogram, the classifier, heads of other losses.
+# Weights that embeddings do not need: the spectrogram, the classifier, heads of other losses.
 UNUSED = re.compile(
     r"audio_branch\.(spectrogram_extractor|logmel_extractor|tscam_conv|head)\."
     r"|(audio|text)_transform\.|.*\.(attn_mask|relative_position_index|position_ids|token_type_ids)$"
@@ -41,20 +41,20 @@ RENAMED = (
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a `.pt` checkpoint by LAION's names. Nothing but tensors and numbers is unpickled.
+    """The weights in a `.pt` checkpoint, under LAION's names. Only tensors and numbers are unpickled.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a checkpoint of a CLAP.
     """
     scalar = np.dtype(np.float64).type(0).__reduce__()[0]
-    # LAION's training state has numpy scalars beside the weights, under the name they had before numpy 2.
+    # Beside the weights there are numpy scalars, under the name that they had before numpy 2.
     plain: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]
     try:
         with torch.serialization.safe_globals(plain):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))  # what it would have called
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))  # the function that unpickling would call
         raise ValueError(
             f"{path} holds more than weights, or is damaged ({found[1] if found else str(error).splitlines()[0]}): "
             "save its state_dict alone"
@@ -70,7 +70,7 @@ def clap_model(weights: dict[str, Tensor]) -> ClapModel:
     """A `ClapModel` with the weights of a checkpoint.
 
     Raises:
-        ValueError: a weight that `ClapModel` has no place for, or lacks.
+        ValueError: a weight is missing, or `ClapModel` has no weight of that name.
     """
     model = ClapModel(_config(weights))
     missing, unknown = model.load_state_dict(dict(_renamed(weights)), strict=False)

@@ -1,7 +1,7 @@
 """LAION's own CLAP: the package `laion_clap`, and its `.pt` checkpoints with or without the package.
 
-`LaionClapEncoder` runs the package (numpy < 2, torchvision). `CheckpointEncoder` needs transformers alone: the weights
-find their places in `ClapModel` by name (`laion_checkpoint.py`).
+`LaionClapEncoder` runs the package (numpy < 2, torchvision). `CheckpointEncoder` needs only transformers: it loads the
+weights into a `ClapModel` (`laion_checkpoint.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,13 +19,8 @@ from dlink_adapter.integrations.laion_checkpoint import clap_model, read_checkpo
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
 from dlink_adapter.integrations.two_towers import on_device
 
-try:
-    from transformers import AutoTokenizer, ClapFeatureExtractor
-except ImportError as error:
-    raise ImportError('CLAP needs transformers: pip install "dlink-adapter[clap]"') from error
-
 RATE, SECONDS = 48_000, 10
-MAX_TOKENS = 77  # what LAION trained with
+MAX_TOKENS = 77  # as in LAION's training
 
 
 class CheckpointEncoder(ClapEncoder):
@@ -53,6 +48,8 @@ class CheckpointEncoder(ClapEncoder):
         Raises:
             FileNotFoundError, ValueError: as `read_checkpoint` and `clap_model`.
         """
+        from transformers import AutoTokenizer, ClapFeatureExtractor
+
         model = on_device(clap_model(read_checkpoint(name_or_path)), device)
         words = AutoTokenizer.from_pretrained(tokenizer, revision=revision, model_max_length=MAX_TOKENS)
         audio = model.config.audio_config
@@ -105,13 +102,12 @@ class LaionClapEncoder:
         device: str | torch.device | None = None,
         batch_size: int = 32,
     ) -> "LaionClapEncoder":
-        """Loads a `.pt` checkpoint into the package's own model.
-
-        `revision` is what every encoder takes; a file has none, and another value than None is a ValueError.
+        """Loads a `.pt` checkpoint into the model of the package.
 
         Raises:
             ImportError: the package is not installed.
-            FileNotFoundError, ValueError: as `read_checkpoint`; RuntimeError where the package's model is another.
+            FileNotFoundError, ValueError: as `read_checkpoint`; ValueError also on a `revision`, which a file has not.
+            RuntimeError: the weights are not those of the package's model.
         """
         if revision is not None:
             raise ValueError(f"{name_or_path} is a file: it has no revision {revision!r}")
@@ -129,12 +125,12 @@ class LaionClapEncoder:
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             amodel={96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}[width],
         )
-        weights.pop("text_branch.embeddings.position_ids", None)  # which transformers no longer saves
+        weights.pop("text_branch.embeddings.position_ids", None)  # transformers no longer saves it
         module.model.load_state_dict(weights)
         return cls(module, id=str(name_or_path), batch_size=batch_size)
 
     def describe(self) -> dict[str, Any]:
-        """Id, fingerprint, sampling rate in Hz and what becomes of clips that do not fill a window."""
+        """Id, fingerprint, sampling rate in Hz and how clips are cut into windows."""
         rule = f"mean over non-overlapping {SECONDS} s, tails under {SHORTEST_TAIL} s dropped, shorter clips repeatpad"
         return {"id": self.id, "fingerprint": self.fingerprint, "rate": RATE, "windows": rule}
 

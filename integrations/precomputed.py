@@ -1,7 +1,7 @@
-"""Embeddings made elsewhere, in `.npy`, `.npz` or `.safetensors` files.
+"""Embeddings that other software made, in `.npy`, `.npz` or `.safetensors` files.
 
-Where all clips are rows of one file and all captions rows of another, `read_pairs` makes `PairedEmbeddings` of them.
-Where each clip is a file of its own, `PrecomputedEncoder` reads it in place of a model.
+`read_pairs` makes `PairedEmbeddings` of one file for all clips and one for all captions. `PrecomputedEncoder` reads a
+file for each clip, in the place of a model.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dlink_adapter.data.embeddings import PairedEmbeddings
-from dlink_adapter.data.shards import Captions, usable
+from dlink_adapter.data.shards import Array, Captions, usable
 from dlink_adapter.extract.encoders import Loaded, UnreadableError, check_sequence
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
 def read_array(path: str | Path, name: str | None = None) -> NDArray[Any]:
-    """The array in a `.npy` file, which is memory-mapped, or the one called `name` in an `.npz` or `.safetensors`.
+    """The array in a `.npy`, `.npz` or `.safetensors` file; of several arrays the one called `name`.
 
-    Without `name` the file must hold one array. Nothing is unpickled.
+    A `.npy` file is memory-mapped. Nothing is unpickled.
 
     Raises:
         UnreadableError: no such file or array, another kind of file, a damaged one, or no floats in it.
@@ -57,11 +57,9 @@ def _read_safetensors(path: Path, name: str | None) -> NDArray[Any]:
 
 
 def _only(name: str | None, names: list[str]) -> str:
-    if name is None and len(names) == 1:
-        return names[0]
-    if name not in names:
+    if len(names) != 1 and name not in names:
         raise ValueError(f"it holds the arrays {', '.join(names)}: say which, got {name!r}")
-    return name
+    return names[0] if name is None or name not in names else name
 
 
 def read_pairs(
@@ -75,36 +73,23 @@ def read_pairs(
     """Pairs from a file of audio (or image) rows `(n, dim)` and one of caption rows `(m, dim)`; `save` keeps them.
 
     Args:
-        audio: a file with one array, or one called `audio`, a row a clip.
-        text: a file with one array, or one called `text`, a row a caption, in the order of the flattened `captions`.
-        captions: one list a clip.
-        ids: a name a clip; its number otherwise.
-        metadata: free JSON. A bridge that is fitted on the pairs keeps its `fingerprint`.
+        audio: a file with one array, or one called `audio`, with a row for each clip.
+        text: a file with one array, or one called `text`, with a row for each caption, in the order of `captions`.
+        captions: a list for each clip.
+        ids: the names of the clips; by default their numbers.
+        metadata: any JSON. A bridge that is trained on the pairs keeps its `fingerprint`.
 
     Raises:
         UnreadableError: a file that cannot be used.
         ValueError: rows that do not fit one another or the captions.
     """
     return PairedEmbeddings.from_tensors(
-        _rows(audio, "audio"), _rows(text, "text"), captions, ids=ids, metadata=metadata
+        read_array(audio, "audio"), read_array(text, "text"), captions, ids=ids, metadata=metadata
     )
 
 
-def _rows(path: str | Path, name: str) -> Tensor:
-    several = Path(path).suffix != ".npy" and name in _names(Path(path))
-    return torch.from_numpy(read_array(path, name if several else None))
-
-
-def _names(path: Path) -> list[str]:
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    with np.load(path, allow_pickle=False) as arrays:
-        return list(arrays.files)
-
-
 def load_embedding(path: str | Path) -> Loaded:
-    """The embedding of one clip: an array `(dim,)`, or `(windows, dim)`, whose mean it is."""
+    """The embedding of one clip: an array `(dim,)`, or the mean over windows of an array `(windows, dim)`."""
     array = np.atleast_2d(np.asarray(read_array(path), dtype=np.float32))
     if array.ndim != 2 or not len(array):
         raise UnreadableError(f"{path}: expected an embedding (dim,) or (windows, dim), got {array.shape}")
@@ -112,15 +97,16 @@ def load_embedding(path: str | Path) -> Loaded:
 
 
 class PrecomputedEncoder:
-    """Files of embeddings, one a clip, and a table of caption embeddings, in the place of an encoder.
+    """An encoder that reads embeddings: from a file for each clip, and from a table for the captions.
 
     Attributes:
         id: the file of caption embeddings.
         dim: width of the embeddings.
-        fingerprint: 16 hex digits over captions and their embeddings.
+        fingerprint: 16 hex digits over the captions and their embeddings.
     """
 
-    def __init__(self, text: Tensor, captions: Sequence[str], *, id: str = "") -> None:
+    def __init__(self, text: Array, captions: Sequence[str], *, id: str = "") -> None:
+        text = torch.as_tensor(text)
         if text.ndim != 2 or len(text) != len(captions):
             raise ValueError(f"expected a row (dim,) for each of {len(captions)} captions, got {tuple(text.shape)}")
         if not usable(text).all():
@@ -136,13 +122,13 @@ class PrecomputedEncoder:
     def from_pretrained(
         cls, path: str | Path, *, revision: str | None = None, device: Any = None, batch_size: int = 32
     ) -> "PrecomputedEncoder":
-        """Reads caption embeddings `(m, dim)`, e.g. `text.npy`, and the captions in `text.txt` beside it, one a line.
+        """Reads caption embeddings `(m, dim)`, e.g. `text.npy`, and the captions, a line for each, in `text.txt`.
 
-        `revision`, `device` and `batch_size` are those that every encoder takes; here there is nothing to use them for.
+        `revision`, `device` and `batch_size` are options of all encoders, and are not used by this one.
         """
         path = Path(path)
         captions = path.with_suffix(".txt").read_text(encoding="utf-8").splitlines()
-        return cls(torch.from_numpy(read_array(path)), captions, id=str(path))
+        return cls(read_array(path), captions, id=str(path))
 
     def describe(self) -> dict[str, Any]:
         """Id and fingerprint."""

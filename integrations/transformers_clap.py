@@ -1,7 +1,8 @@
 """CLAP through transformers, the default audio encoder: any `ClapModel` on the hub or in a local folder.
 
-CLAP (Wu et al., ICASSP 2023; arXiv 2211.06687) hears at most ten seconds and crops longer clips at random, so that the
-same file has a different embedding every time. Here a longer clip is the mean over its non-overlapping windows.
+CLAP (Wu et al., ICASSP 2023; arXiv 2211.06687) takes at most ten seconds and crops longer clips at random, so that the
+same file has a different embedding each time. Here the embedding of a longer clip is the mean over its non-overlapping
+windows.
 """
 
 import logging
@@ -26,16 +27,16 @@ from dlink_adapter.extract.audio import (
     windows,
 )
 from dlink_adapter.extract.encoders import Loaded, check_sequence, encode_windows, fingerprint, pooled
-from dlink_adapter.integrations.two_towers import TwoTowers, on_device, settings_of
+from dlink_adapter.integrations.two_towers import TwoTowers, settings_of
 
 try:
-    from transformers import AutoFeatureExtractor, AutoTokenizer, ClapFeatureExtractor, ClapModel
+    from transformers import AutoFeatureExtractor, ClapFeatureExtractor, ClapModel
 except ImportError as error:
     raise ImportError('CLAP needs transformers: pip install "dlink-adapter[clap]"') from error
 
 logger = logging.getLogger(__name__)
 
-# What changes the function of a model without changing any of its parameters.
+# Settings that change the outputs of a model with the same weights.
 AUDIO_SETTINGS = ("depths", "enable_fusion", "num_attention_heads", "patch_stride", "spec_size", "window_size")
 TEXT_SETTINGS = ("max_position_embeddings", "num_attention_heads", "pad_token_id")
 FEATURE_SETTINGS = (
@@ -45,7 +46,7 @@ FEATURE_SETTINGS = (
 
 
 class TorchClapFeatureExtractor(ClapFeatureExtractor):
-    """`ClapFeatureExtractor` with its spectrogram, a Python loop over the frames, as one call of torch."""
+    """`ClapFeatureExtractor` with the spectrogram computed by torch instead of a Python loop over the frames."""
 
     def _np_extract_fbank_features(self, waveform: np.ndarray, mel_filters: np.ndarray | None = None) -> np.ndarray:
         filters = torch.from_numpy(self.mel_filters if mel_filters is None else mel_filters)
@@ -55,11 +56,11 @@ class TorchClapFeatureExtractor(ClapFeatureExtractor):
 
 @dataclass(frozen=True)
 class ClapLoader:
-    """Audio to what CLAP's first layer takes: decoded, resampled, cut into windows, log-mel."""
+    """Audio files to the input of CLAP: decoded, resampled, cut into windows, log-mel."""
 
     extractor: ClapFeatureExtractor
     rate: int  # Hz
-    seconds: float  # a window
+    seconds: float  # of a window
 
     def __call__(self, path: str | Path) -> Loaded:
         audio = load_audio(path, self.rate)
@@ -73,17 +74,19 @@ class ClapLoader:
 
 
 class ClapEncoder(TwoTowers):
-    """A frozen CLAP: audio and captions to unit-norm embeddings `(n, dim)`, float32 on the CPU.
+    """A frozen CLAP, e.g. `laion/clap-htsat-unfused`: audio and captions to unit-norm embeddings `(n, dim)`.
 
     Attributes:
         id: hub id or folder it was loaded from.
         revision: hub revision that was asked for, else the commit that was loaded; None for a folder.
         dim: width of the shared space.
         rate: sampling rate of the arrays `encode_audio` takes, in Hz.
-        seconds: length of a window.
+        seconds: length of a window in seconds.
         fingerprint: 16 hex digits over the weights, the preprocessing and the vocabulary.
         load: reads a file for `encode_audio`, in any process.
     """
+
+    model_types, processor_class = ("clap",), AutoFeatureExtractor
 
     def __init__(
         self,
@@ -97,12 +100,16 @@ class ClapEncoder(TwoTowers):
     ) -> None:
         text, dim = model.config.text_config, model.config.projection_dim
         # RoBERTa counts positions from pad_token_id + 1.
-        room = min(tokenizer.model_max_length, text.max_position_embeddings - text.pad_token_id - 1)
-        super().__init__(model, tokenizer, dim=dim, room=room, id=id, revision=revision, batch_size=batch_size)
+        max_tokens = min(tokenizer.model_max_length, text.max_position_embeddings - text.pad_token_id - 1)
+        super().__init__(
+            model, tokenizer, dim=dim, max_tokens=max_tokens, id=id, revision=revision, batch_size=batch_size
+        )
         self.rate: int = extractor.sampling_rate
         self.seconds: float = extractor.max_length_s
         self.load = ClapLoader(TorchClapFeatureExtractor.from_dict(extractor.to_dict()), self.rate, self.seconds)
-        self.fingerprint = _fingerprint(model, extractor, tokenizer)
+        audio = (model.config.audio_config, AUDIO_SETTINGS)
+        settings = settings_of(audio, (text, TEXT_SETTINGS), (extractor, FEATURE_SETTINGS))
+        self.fingerprint = fingerprint(model, settings, tokenizer.get_vocab())
         if model.config.audio_config.enable_fusion:
             logger.warning(
                 "%s is a fusion checkpoint: in transformers its embedding of a short clip depends on which clip of the "
@@ -110,38 +117,8 @@ class ClapEncoder(TwoTowers):
                 "differ from those of ClapProcessor.", id,
             )  # fmt: skip
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        device: str | torch.device | None = None,
-        batch_size: int = 32,
-    ) -> "ClapEncoder":
-        """Loads a CLAP from the hub or a folder.
-
-        Args:
-            name_or_path: e.g. `laion/clap-htsat-unfused`, or a folder with the model, tokenizer and preprocessor.
-            revision: branch, tag or commit on the hub.
-            device: where the model runs; CUDA where there is one unless told otherwise.
-            batch_size: windows, or captions, a forward pass.
-
-        Raises:
-            OSError: there is no such model.
-            ValueError: it is not a CLAP, or its tokenizer came back without a vocabulary.
-        """
-        name = str(name_or_path)
-        extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)
-        if not isinstance(extractor, ClapFeatureExtractor):
-            raise ValueError(f"{name} is not a CLAP: its feature extractor is a {type(extractor).__name__}")
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = on_device(ClapModel.from_pretrained(name, revision=revision), device)
-        revision = revision or getattr(model.config, "_commit_hash", None)  # which a model from a folder lacks
-        return cls(model, extractor, tokenizer, id=name, revision=revision, batch_size=batch_size)
-
     def describe(self) -> dict[str, Any]:
-        """Id, revision, fingerprint, sampling rate in Hz and what becomes of clips that do not fill a window."""
+        """Id, revision, fingerprint, sampling rate in Hz and how clips are cut into windows."""
         rule = (
             f"mean over non-overlapping {self.seconds} s, tails under {SHORTEST_TAIL} s dropped, shorter clips "
             f"{self.load.extractor.padding}, unit norm"
@@ -155,8 +132,8 @@ class ClapEncoder(TwoTowers):
 
         Args:
             clips: files of any rate and channel count, or mono arrays `(samples,)` at `self.rate` Hz, or what
-                `self.load` made of files. They are taken one by one as the batches need them. Clips longer than
-                `self.seconds` are the mean of their windows' embeddings, shorter ones are repeated.
+                `self.load` made of files. They are read one by one, as the batches need them. The embedding of a clip
+                longer than `self.seconds` is the mean over its windows; a shorter clip is repeated.
             progress: shows a bar when on a terminal.
 
         Raises:
@@ -185,12 +162,3 @@ class ClapEncoder(TwoTowers):
         # The extractor marks a random window of a batch without long ones: see the warning about fusion.
         is_longer = torch.zeros(len(batch), 1, dtype=torch.bool, device=mel.device)
         return pooled(self.model.get_audio_features(input_features=mel, is_longer=is_longer), self.dim)
-
-
-def _fingerprint(model: ClapModel, extractor: ClapFeatureExtractor, tokenizer: Any) -> str:
-    settings = settings_of(
-        (model.config.audio_config, AUDIO_SETTINGS),
-        (model.config.text_config, TEXT_SETTINGS),
-        (extractor, FEATURE_SETTINGS),
-    )
-    return fingerprint(model, settings, tokenizer.get_vocab())

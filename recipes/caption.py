@@ -21,8 +21,7 @@ from dlink_adapter import PairedEmbeddings
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.data.clip_tables import AUDIO, files_below
 from dlink_adapter.extract.encoders import AudioEncoder, UnreadableError, load_encoder
-from dlink_adapter.extract.plan import to_jsonl
-from dlink_adapter.files import write_atomically
+from dlink_adapter.files import to_jsonl, write_atomically
 from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.training.processes import process_state
 

@@ -1,4 +1,4 @@
-"""Say what a folder of paired embeddings holds.
+"""Print what a folder of paired embeddings holds.
 
 dlink embeddings info dlink-demo/embeddings/pairs
 """
@@ -12,10 +12,10 @@ from dlink_adapter.recipes.extract_embeddings import summary
 
 
 def main(action: Literal["info"], folder: Path) -> None:
-    """Look at a folder of paired embeddings; every row is read once and checked.
+    """Print what a folder of paired embeddings holds, after reading and checking every row.
 
     Args:
-        action: info.
+        action: what to do; info is all there is.
         folder: what `dlink extract-embeddings` or `PairedEmbeddings.save` wrote.
     """
     header, pairs = read_header(folder), PairedEmbeddings.open(folder)

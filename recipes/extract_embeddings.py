@@ -1,11 +1,11 @@
-"""Encode files and their captions into a folder of paired embeddings, resumable at any moment.
+"""Encode files and their captions into a folder of paired embeddings; a run that was stopped can be resumed.
 
 dlink extract-embeddings clips.csv --out pairs --model laion/clap-htsat-unfused
 
 The source is a `.csv`, `.tsv` or `.jsonl` table, or a folder. Layouts: table (columns path and caption), audiocaps,
 clotho, folder (captions in a .txt beside each file), labels (the folder's name is the caption). Files that are missing
-or cannot be read are listed in skipped.jsonl with the reason. A run that was stopped goes on when it is started again,
-and `accelerate launch -m dlink_adapter extract-embeddings ...` shares it among processes, with the same result.
+or cannot be read are listed in skipped.jsonl with the reason. The same command resumes a run that was stopped, and
+`accelerate launch -m dlink_adapter extract-embeddings ...` divides it among processes, with the same result.
 """
 
 import hashlib
@@ -36,16 +36,16 @@ def main(
     """Extract embeddings.
 
     Args:
-        source: table or folder that names the clips.
+        source: table or folder of clips.
         out: folder for the embeddings.
         encoder: name of an encoder: clap, clip, laion_clap, laion_checkpoint or precomputed.
         model: hub id, folder or file that the encoder loads.
         revision: branch, tag or commit on the hub.
-        layout: table, audiocaps, clotho, folder or labels; by default folder, or what the table's columns say.
-        media: folder that the table's file names are relative to; the table's own by default.
-        batch_size: windows, images or captions a forward pass.
-        shard_clips: clips a shard, which is what a kill can cost.
-        workers: processes that decode; one fewer than there are cores for each process by default.
+        layout: table, audiocaps, clotho, folder or labels; by default folder, or the one that has the table's columns.
+        media: folder that the table's file names are relative to; by default the folder of the table.
+        batch_size: windows, images or captions in a forward pass.
+        shard_clips: clips in a shard; a run that is killed loses the shard it was encoding.
+        workers: processes that decode; by default one fewer than this process's part of the cores.
     """
     state = process_state()
     clips = read_clips(source, layout, media) if state.is_main_process else []
@@ -68,13 +68,13 @@ def main(
 
 
 def _identity(source: Path, layout: str | None, media: Path | None) -> dict[str, str | None]:
-    """What must be the same for a run to go on: a table's content, a folder's place."""
+    """What identifies the source of a run: the hash of a table, the path of a folder."""
     name = str(source.absolute()) if source.is_dir() else hashlib.sha256(source.read_bytes()).hexdigest()
     return {"name": name, "layout": layout, "media": None if media is None else str(media.absolute())}
 
 
 def summary(report: dict[str, Any], out: Path) -> str:
-    """The report in lines."""
+    """The report as text, a figure on each line."""
     captions, seconds, cosine = (report[name] for name in ("captions_a_clip", "seconds_a_clip", "mean_pairwise_cosine"))
     skipped = report["missing"] + report["unreadable"]
     lines = [

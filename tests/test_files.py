@@ -1,10 +1,10 @@
-"""Files and folders that are complete or not there."""
+"""Files and folders that are complete or not there, and JSONL."""
 
 import stat
 
 import pytest
 
-from dlink_adapter.files import appearing_folder, write_atomically
+from dlink_adapter.files import appearing_folder, read_jsonl, to_jsonl, write_atomically
 
 
 def test_bytes_and_text(tmp_path):
@@ -61,3 +61,10 @@ def test_an_existing_folder_is_refused_unless_it_is_empty(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
     with pytest.raises(FileExistsError, match="remove it to write it again"), appearing_folder(tmp_path):
         raise AssertionError
+
+
+def test_lines_of_json(tmp_path):
+    entries = [{"caption": "Glocke\nläutet"}, ["a", 1]]
+    write_atomically(tmp_path / "file", to_jsonl(iter(entries)))
+    assert (tmp_path / "file").read_bytes().count(b"\n") == 2 and "läutet".encode() in (tmp_path / "file").read_bytes()
+    assert read_jsonl(tmp_path / "file") == entries

@@ -8,7 +8,7 @@ bridge first. Nothing else in the host changes, its checkpoint keys included: `p
 - a checkpoint of the bridged host loads into the bridged one, strictly;
 - a checkpoint with the weights of another bridge is an error, also with `strict=False`;
 - a checkpoint of the bridged host loads into a plain one with `strict=False`, or with transformers' `from_pretrained`,
-  which reports the bridge's keys as unexpected. A plain host has no hooks of ours: `detach` first to save without them.
+  which reports the bridge's keys as unexpected. To save a checkpoint without these keys, `detach` first.
 
 Quantise, shard or load the host first and attach afterwards. With peft, the bridge stays outside the adapter: attach to
 the model or to the `PeftModel`, before or after. To train and save it with the adapter, attach first and name it:
@@ -59,7 +59,7 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
 
 
 def detach(model: nn.Module, target: str | None = None) -> nn.Module:
-    """Take a bridge out: the target is the very module it was before. Returns the bridge.
+    """Take a bridge out and return it. The target is again the same module object as before `attach`.
 
     Raises:
         ValueError: no bridge there, or several in the model and no `target` to choose by.
@@ -77,7 +77,7 @@ def detach(model: nn.Module, target: str | None = None) -> nn.Module:
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Within this context the host computes exactly what it computes without its bridges.
+    """Within this context the host computes the same bits as without its bridges.
 
     Raises:
         ValueError: no bridge is attached.
@@ -93,7 +93,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 
 def bridge_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The bridges' weights alone, under their keys in the host (`projector.bridge.*`).
+    """The weights of the bridges without those of the host, under their keys in the host (`projector.bridge.*`).
 
     `model.load_state_dict(weights, strict=False)` puts them back.
 
@@ -119,9 +119,9 @@ def mark_only_bridge_trainable(model: nn.Module) -> None:
 
 
 def input_dim(module: nn.Module) -> int | None:
-    """The width of the last axis that `module` takes, or None where its kind does not say.
+    """The size of the last axis of the input of `module`, or None for a module that does not have it as an attribute.
 
-    Convolutions take channels on another axis than the last, so no bridge fits in front of them.
+    Convolutions have their channels on another axis than the last, so no bridge fits in front of them.
     """
     match module:
         case BridgedModule():
@@ -137,7 +137,7 @@ def input_dim(module: nn.Module) -> int | None:
 
 
 def _host_modules(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
-    """Every module of the host by the path it has without bridges; a bridged one as its `BridgedModule`."""
+    """All modules of the host by their paths without bridges. The module behind a bridge is its `BridgedModule`."""
     found = {path: module}
     for name, child in unwrapped(module).named_children():
         found |= _host_modules(child, f"{path}.{name}" if path else name)

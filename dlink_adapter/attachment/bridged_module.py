@@ -1,6 +1,6 @@
-"""A host's module behind a bridge: what `attach` puts in its place.
+"""The wrapper that `attach` puts in the place of a host's module.
 
-Its hooks keep the host's checkpoint keys as they are; `attach.py` says what follows from that.
+Its hooks keep the checkpoint keys of the host as they are: see `attach.py` for which checkpoints load where.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 class BridgedModule(nn.Module):
     """A host's module behind a bridge: `host_layer(bridge(x))`.
 
-    The first floating-point tensor among the arguments, positional ones first, goes through the bridge; everything
-    else passes as it came.
+    The first floating-point tensor among the arguments, positional ones first, goes through the bridge; all other
+    arguments are passed on unchanged.
 
-    To the host and to peft the wrapper looks like the layer: what it lacks is read from the layer, because hosts read
-    things like `projector.weight.dtype`; the layer's own layers are replaced in the layer; and `named_modules` and
-    `named_parameters` give the host's names, as the state dict does. The layer's methods are not to be had, because
-    they would pass the bridge by.
+    Hosts and peft can use the wrapper as if it were the layer. Attributes that it does not have are read from the layer
+    (`projector.weight.dtype`), submodules of the layer are replaced in the layer, and `named_modules`,
+    `named_parameters` and the state dict have the names of the host. Access to a method of the layer is an error,
+    because it would bypass the bridge.
 
     Args:
-        host_layer: the host's own module, left as it is. (peft takes what has a `base_layer` for one of its own.)
+        host_layer: the module of the host, unchanged. (It is not called `base_layer`, by which peft knows its own.)
         bridge: any module `(..., dim) -> (..., dim)` that returns the dtype it was given.
     """
 
@@ -58,7 +58,7 @@ class BridgedModule(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            # A private name is how copy, pickle and accelerate ask what *this* object is.
+            # copy, pickle and accelerate look up private names, and mean this object and not the layer.
             if name.startswith("_") or name == "host_layer":
                 raise
         value = getattr(self.host_layer, name)
@@ -79,7 +79,7 @@ class BridgedModule(nn.Module):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """As of any module, with the names that the host has without the bridge."""
+        """As `nn.Module.named_modules`, with the names that the host has without the bridge."""
         memo = set() if memo is None else memo
         if self in memo:
             return
@@ -91,7 +91,7 @@ class BridgedModule(nn.Module):
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The host's own module: what a bridge was put in front of, or the module itself."""
+    """The layer behind a bridge, or the module itself where it is not behind a bridge."""
     return module.host_layer if isinstance(module, BridgedModule) else module
 
 
@@ -106,7 +106,7 @@ def check_precision(bridge: nn.Module) -> None:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names for a message, the first eight of them."""
+    """The first eight names, for a message."""
     shown = list(names)
     return ", ".join(shown[:8]) + (f", ... ({len(shown)} in all)" if len(shown) > 8 else "") or "none"
 
@@ -136,7 +136,7 @@ def _add_host_layer(
         state_dict[f"{prefix}host_layer.{key.removeprefix(prefix)}"] = state_dict.pop(key)
     has = module.bridge.state_dict(prefix=own, keep_vars=True)
     given = [key for key in state_dict if key.startswith(own)]
-    # A host saved without the bridge says nothing about it: the bridge keeps what it has.
+    # A checkpoint of the plain host has no weights for the bridge, which keeps its own.
     if not given:
         state_dict.update(has)
     if strange := [key for key in given if key not in has]:

@@ -1,7 +1,7 @@
-"""Host models: where, in a model with its own encoder and language model, the encoder's output meets the projector.
+"""Host models: the projector of each known model that has its own encoder and language model.
 
-A host is data, not code. Its entry is keyed by `model.config.model_type`, or by the name of its class where it is none
-of transformers', and `attach(model, link)` looks it up. Hosts with several projectors (Granite 4 Vision), or with two
+A host is data, not code: an entry of `HOSTS`, which `attach(model, link)` looks up by `model.config.model_type`, or by
+the name of the class for models outside transformers. Hosts with several projectors (Granite 4 Vision), or with two
 inputs to one (DeepSeek-VL hybrid, VibeVoice), have no entry: `attach(model, link, target=...)` takes any module.
 """
 
@@ -17,10 +17,10 @@ class Host:
     """Where a bridge goes in one family of host models.
 
     Args:
-        target: dotted path of the projector; the end of the path is enough where it is unique, so that one entry fits
-            the bare model, the one with a head, and the older layouts.
-        encoder_dim: dotted path, in the host's config, of the width of what enters the projector.
-        note: what enters the projector, for people.
+        target: dotted path of the projector. The end of the path is enough where it is unique, so that one entry fits
+            the bare model, the model with a head, and older versions.
+        encoder_dim: dotted path, in the config of the host, of the width of the projector's input.
+        note: a comment on the projector's input.
     """
 
     target: str
@@ -113,7 +113,7 @@ HOSTS: dict[str, Host] = {
 
 
 def register_host(name: str, host: Host) -> None:
-    """Make `attach(model, link)` know the models of that `config.model_type`, or of the class of that name.
+    """Add a host under its `config.model_type`, or the name of its class, for `attach(model, link)`.
 
     Raises:
         ValueError: another host is registered under that name.
@@ -123,11 +123,11 @@ def register_host(name: str, host: Host) -> None:
 
 
 def host_of(model: nn.Module, dim: int | None = None) -> Host:
-    """The entry of HOSTS for `model`: by its `config.model_type`, or else by its class and those it inherits from.
+    """The entry of HOSTS for `model`, by its `config.model_type`, or else by its class or a parent class.
 
     Args:
-        model: a transformers model or any module; also one that contains a known host, as DDP does.
-        dim: width of the bridge, held against the encoder's where both are known.
+        model: a transformers model or any module, also one that contains a known host, as DDP does.
+        dim: width of the bridge, compared with the width of the encoder where both are known.
 
     Raises:
         ValueError: no entry, or an encoder of another width.

@@ -1,1 +1,1 @@
-"""Paired embeddings, on disk and in memory, and the tables that name clips."""
+"""Paired embeddings on disk and in memory, and tables of clips and captions."""

@@ -1,4 +1,4 @@
-"""Which files there are and what they are called: tables and folders as clips with their captions.
+"""Tables and folders of files, read as clips with their captions.
 
 Each reader is `(source, media) -> list[Clip]`: `source` is a table (`.csv`, `.tsv`, `.jsonl`) or a folder, `media` the
 folder that file names are relative to. A new data set is one function and its name in `LAYOUTS`.
@@ -14,28 +14,28 @@ from typing import Any
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
 OTHER = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy", ".npz", ".safetensors")
-DISTINCTIVE = {"audiocaps": "youtube_id", "clotho": "caption_1"}  # a column that a layout can be told by
+DISTINCTIVE = {"audiocaps": "youtube_id", "clotho": "caption_1"}  # a column that only this layout has
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: its id, its file, which need not exist, its captions, and what else its file may be called."""
+    """One clip. The file at `path` need not exist; `aliases` are other names, without suffix, that it may have."""
 
     id: str
     path: Path
     captions: list[str]
-    aliases: tuple[str, ...] = ()  # without suffix
+    aliases: tuple[str, ...] = ()
 
 
 def read_clips(source: str | Path, layout: str | None = None, media: str | Path | None = None) -> list[Clip]:
-    """The clips that a table or a folder names, in its order; rows of one clip are its captions.
+    """The clips of a table or a folder, in its order. A clip that has several rows has several captions.
 
     Args:
         source: a `.csv`, `.tsv` or `.jsonl` file, or a folder.
-        layout: a key of `LAYOUTS`; None is "folder" for a folder, and for a file what its columns say.
-        media: folder that the table's file names are relative to; None is the table's own.
+        layout: a key of `LAYOUTS`; None is "folder" for a folder, and for a table the layout that has its columns.
+        media: folder that the table's file names are relative to; None is the folder of the table.
 
     Raises:
         FileNotFoundError: there is no such source or media folder.
@@ -58,7 +58,7 @@ def read_clips(source: str | Path, layout: str | None = None, media: str | Path 
 
 
 def read_table(source: Path, media: Path) -> list[Clip]:
-    """Columns `path` and `caption`; in JSONL `captions`, a list, will do too. A clip may have several rows."""
+    """Columns `path` and `caption`, or in JSONL `captions`, a list. A clip may have several rows."""
 
     def group(row: Row) -> tuple[str, Path, list[str]]:
         name, captions = str(row["path"]), row.get("captions", [row.get("caption")])
@@ -70,7 +70,7 @@ def read_table(source: Path, media: Path) -> list[Clip]:
 
 
 def read_audiocaps(source: Path, media: Path) -> list[Clip]:
-    """AudioCaps (Kim et al., NAACL 2019): columns `youtube_id`, `start_time`, `caption`, one row or five a clip.
+    """AudioCaps (Kim et al., NAACL 2019): columns `youtube_id`, `start_time`, `caption`, a row for each caption.
 
     Files are `{id}.wav`, `Y{id}.wav`, `{id}_{start}.wav` or `Y{id}_{start}.wav` (or .flac, ...), anywhere in `media`.
     """
@@ -92,7 +92,7 @@ def read_clotho(source: Path, media: Path) -> list[Clip]:
 
 
 def read_folder(source: Path, media: Path) -> list[Clip]:
-    """Files with their captions beside them: `rain.wav` and `rain.txt`, one caption a line."""
+    """Files with their captions beside them: `rain.wav` and `rain.txt`, with a caption on each line."""
     clips = []
     for path in files_below(source, AUDIO + OTHER):
         beside = path.with_suffix(".txt")
@@ -107,7 +107,7 @@ def read_folder(source: Path, media: Path) -> list[Clip]:
 
 
 def read_labels(source: Path, media: Path) -> list[Clip]:
-    """Files in folders that are named for what is in them: the caption of `dog_bark/1.wav` is "dog bark"."""
+    """Files in folders whose name is the caption: `dog_bark/1.wav` has the caption "dog bark"."""
     return [
         Clip(path.relative_to(source).as_posix(), path, [path.parent.name.replace("_", " ")])
         for path in files_below(source, AUDIO + OTHER)
@@ -155,7 +155,7 @@ def _rows(source: Path, columns: list[str]) -> Iterator[Row]:
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files below a folder, in order of their names; symlinks are followed, but not in circles."""
+    """The files below a folder, sorted by name. Symlinks are followed, each folder once."""
     found, seen = [], set()
     for here, folders, names in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(here))

@@ -1,5 +1,6 @@
-"""Paired embeddings, which bridges are fitted on: in memory, or mapped from a folder laid out as `shards.py` says."""
+"""Paired embeddings, which bridges are trained on: in memory, or in a folder of the format in `shards.py`."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain
@@ -12,6 +13,8 @@ from torch.utils.data import Dataset
 
 from dlink_adapter.data.shard_rows import Blocks, ShardRows
 from dlink_adapter.data.shards import (
+    BLOCK_ROWS,
+    Array,
     Captions,
     Lines,
     MappedShard,
@@ -29,40 +32,41 @@ SHARD_CLIPS = 65536
 
 
 class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
-    """A map-style dataset of (audio, text) embedding pairs, one a caption; each is (dim,), in the stored dtype.
+    """A map-style dataset of (audio, text) pairs of embeddings, one for each caption; both are (dim,) in one dtype.
 
-    Made by `write`, `open` or `from_tensors`. Indexing and a DataLoader, also with workers, touch single rows. `audio`,
-    `text` and `tensors()` are whole tensors: memory-mapped where there is one shard and no selection, else gathered.
+    It is made by `write`, `open` or `from_tensors`. Indexing and a DataLoader read the rows they need from disk.
+    `audio`, `text` and `tensors()` are whole tensors: memory-mapped where there is one shard and no selection, copied
+    into memory otherwise.
     """
 
     def __init__(self, table: ShardRows, metadata: dict[str, Any], chosen: Tensor | None = None):
         self._table, self.metadata = table, metadata
-        self._chosen = chosen  # rows of the table's audio, or None for every one
+        self._chosen = chosen  # rows of the table's audio; None for all
 
     @classmethod
     def write(
         cls,
         folder: str | Path,
-        audio: Tensor,
-        text: Tensor,
+        audio: Array,
+        text: Array,
         captions: Captions,
         ids: Sequence[str] | None = None,
         metadata: dict[str, Any] | None = None,
         shard_clips: int = SHARD_CLIPS,
     ) -> "PairedEmbeddings":
-        """Save audio (n, dim) and text (m, dim), text in the order of the flattened captions, and open the folder.
+        """Save audio (n, dim) and text (m, dim), one row for each caption in order, and open the folder.
 
-        `metadata` is free JSON: encoder id, revision, fingerprint, window rule, sampling rate in Hz. The folder appears
+        `metadata` is any JSON: encoder id, revision, fingerprint, window rule, sampling rate in Hz. The folder appears
         complete or not at all. Raises FileExistsError if it holds anything, ValueError on data that do not fit.
         """
         return cls.from_tensors(audio, text, captions, ids=ids, metadata=metadata).save(folder, shard_clips)
 
     @classmethod
     def open(cls, folder: str | Path, *, check_values: bool = True) -> "PairedEmbeddings":
-        """Open a folder without loading it.
+        """Open a folder without loading it. Raises FileNotFoundError, or ValueError on a folder that is damaged.
 
         Shapes and counts are always compared with the header. `check_values` also reads every row once, a shard at a
-        time, to find NaN, Inf and zeros: leave it out where that takes too long. Raises FileNotFoundError, ValueError.
+        time, to find NaN, Inf and zeros; turn it off where that takes too long.
         """
         folder = Path(folder).absolute()
         header = read_header(folder)
@@ -72,24 +76,24 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
             shard.check_layout(counts["clips"], counts["captions"], header["dim"], header["dtype"])
             if check_values:
                 shard.check_values()
-            shard.let_go()
         return cls(ShardRows(shards), header["metadata"])
 
     @classmethod
     def from_tensors(
         cls,
-        audio: Tensor,
-        text: Tensor,
+        audio: Array,
+        text: Array,
         captions: Captions | None = None,
-        clip: Tensor | None = None,
+        clip: Array | None = None,
         *,
         ids: Sequence[str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> "PairedEmbeddings":
-        """Pairs in memory: audio (n, dim), text (m, dim), and whose caption each row of text is.
+        """Pairs in memory, on the CPU: audio (n, dim), text (m, dim), and the clip of each row of text.
 
-        `captions`, one list a clip, tells that, or `clip` (m,), never decreasing; with neither, row i belongs to row i.
-        Raises ValueError on data that do not fit.
+        The clips are given by `captions`, a list for each clip, or by `clip` (m,), the row of audio of each row of
+        text, which never decreases. With neither, row i of text belongs to row i of audio. numpy arrays and tensors on
+        any device are taken. Raises ValueError on data that do not fit.
         """
         return cls(ShardRows([in_memory(audio, text, captions, clip, ids)]), metadata or {})
 
@@ -108,8 +112,8 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         rows = torch.as_tensor(indices)
         if self._chosen is not None:
             rows = self._selection[0][rows]
-        audio = self._table.gather("audio", self._table.gather("clip", rows))
-        return list(zip(audio, self._table.gather("text", rows), strict=True))
+        audio, text = self._table.gather("pair", rows).unbind(1)
+        return list(zip(audio, text, strict=True))
 
     @property
     def clips(self) -> int:
@@ -119,16 +123,16 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
     @property
     def dim(self) -> int:
         """The width of an embedding."""
-        return self._table.read("audio", 0).shape[1]
+        return self._table.empty["audio"].shape[1]
 
     @property
     def audio(self) -> Tensor:
-        """(clips, dim), one row a clip."""
+        """(clips, dim), one row for each clip."""
         return self._table.whole("audio") if self._chosen is None else self._table.gather("audio", self._chosen)
 
     @property
     def text(self) -> Tensor:
-        """(pairs, dim), one row a caption, in the order of the flattened `captions`."""
+        """(pairs, dim), one row for each caption, in the order of `captions`."""
         return self._table.whole("text") if self._chosen is None else self._table.gather("text", self._selection[0])
 
     @property
@@ -150,11 +154,30 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         return captions
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """(audio, text), each (pairs, dim): the audio row is repeated for each of its captions."""
+        """(audio, text), each (pairs, dim): the row of audio is repeated for each caption of its clip."""
         return self.audio[self.clip], self.text
 
-    def select(self, clips: Tensor | Sequence[int]) -> "PairedEmbeddings":
-        """The given clips, in the given order, with all their captions; nothing is copied."""
+    def first_captions(self) -> Tensor:
+        """(clips, dim) the row of `text` of each clip's first caption."""
+        first = torch.searchsorted(self.clip, torch.arange(self.clips))
+        return self._table.gather("text", self._caption_rows[first])
+
+    def digest(self) -> str:
+        """SHA-256 in hex over `audio`, `text` and `clip`: their dtypes, shapes and values, read a block at a time.
+
+        The same rows have the same digest in memory and on disk, in any number of shards.
+        """
+        sha = hashlib.sha256()
+        counts = {"audio": self.clips, "text": len(self), "clip": len(self)}
+        blocks = {"audio": self.blocks("audio"), "text": self.blocks("text"), "clip": self.clip.split(BLOCK_ROWS)}
+        for name, count in counts.items():
+            sha.update(f"{name} {self._table.empty[name].dtype} {count} {self.dim}\n".encode())
+            for block in blocks[name]:
+                sha.update(block.contiguous().view(torch.uint8).numpy())
+        return sha.hexdigest()
+
+    def select(self, clips: Array | Sequence[int]) -> "PairedEmbeddings":
+        """These clips, in this order, with all their captions; nothing is copied."""
         rows = torch.as_tensor(clips, dtype=torch.long).cpu()
         if rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= self.clips:
             raise ValueError(f"select takes a list of clips between 0 and {self.clips - 1}, got {clips}")
@@ -163,7 +186,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         return PairedEmbeddings(self._table, self.metadata, rows if self._chosen is None else self._chosen[rows])
 
     def split(self, fractions: Sequence[float], seed: int = 0) -> "list[PairedEmbeddings]":
-        """Disjoint random parts, such as (0.9, 0.1); all captions of a clip go to the same one."""
+        """Disjoint random parts, such as (0.9, 0.1); all captions of a clip go to the same part."""
         if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
             raise ValueError(f"fractions must be positive and add up to 1 at most, got {tuple(fractions)}")
         order = torch.randperm(self.clips, generator=torch.Generator().manual_seed(seed))
@@ -177,12 +200,12 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
     def merge(cls, parts: "Sequence[PairedEmbeddings]") -> "PairedEmbeddings":
         """The clips of all parts, in order; nothing is copied, and `save` writes them as one folder.
 
-        What the parts' metadata disagree on is kept as a list, one value a part. Raises ValueError on parts of another
-        dim, dtype or encoder fingerprint, and on an id that two clips have.
+        Metadata that differ between the parts become a list with the value of each. Raises ValueError where dim, dtype
+        or encoder fingerprint differ, and where two clips have the same id.
         """
         if not parts:
             raise ValueError("merge takes at least one PairedEmbeddings, got none")
-        kinds = {(part.dim, part._table.read("audio", 0).dtype, part.metadata.get("fingerprint")) for part in parts}
+        kinds = {(part.dim, part._table.empty["audio"].dtype, part.metadata.get("fingerprint")) for part in parts}
         if len(kinds) > 1:
             raise ValueError(f"merge takes pairs of one dim, dtype and encoder fingerprint, got {kinds}")
         check_ids([name for part in parts for name in part.ids])
@@ -194,7 +217,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         return cls(ShardRows(shards), _merged([part.metadata for part in parts]), chosen)
 
     def save(self, folder: str | Path, shard_clips: int = SHARD_CLIPS) -> "PairedEmbeddings":
-        """Write these pairs, one shard in memory at a time, and open the folder.
+        """Write these pairs, with one shard in memory at a time, and open the folder.
 
         The folder appears complete or not at all. Raises FileExistsError if it holds anything.
         """
@@ -205,7 +228,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         return PairedEmbeddings.open(folder, check_values=False)
 
     def blocks(self, name: Literal["audio", "text"]) -> Blocks:
-        """The rows of `audio` or of `text`, a block (n, dim) at a time."""
+        """The rows of `audio` or of `text`, a block (n, dim) at a time, for any number of passes."""
         return Blocks(self._table, name, self._rows if name == "audio" else self._caption_rows)
 
     def _write(self, folder: Path, shard_clips: int) -> None:
@@ -218,19 +241,23 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
             counts.append(write_shard(shard, *shard_files(folder, index, len(groups))))
         write_header(folder, tensors["audio"], counts, self.metadata)
 
+    def sample(self, most: int) -> "PairedEmbeddings":
+        """The first `most` clips, or all of them where they are fewer."""
+        return self if self.clips <= most else self.select(torch.arange(most))
+
     @property
     def _rows(self) -> Tensor:
-        """The rows of the table's audio that are looked at."""
+        """The rows of the table's audio that these pairs have."""
         return torch.arange(self.clips) if self._chosen is None else self._chosen
 
     @property
     def _caption_rows(self) -> Tensor:
-        """The rows of the table's text that are looked at."""
+        """The rows of the table's text that these pairs have."""
         return torch.arange(len(self)) if self._chosen is None else self._selection[0]
 
     @cached_property
     def _selection(self) -> tuple[Tensor, Tensor]:
-        """Of a selection: the rows of the table's text, and the selected clip that each describes."""
+        """The rows of the table's text that a selection has, and the selected clip that each of them describes."""
         assert self._chosen is not None
         place = torch.full((self._table.count("audio"),), -1)
         place[self._chosen] = torch.arange(len(self._chosen))

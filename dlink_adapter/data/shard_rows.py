@@ -1,4 +1,4 @@
-"""Rows of many shards as if they lay in one: numbered through, gathered by number, never all in memory."""
+"""The rows of many shards, numbered from the first shard to the last, and gathered by those numbers."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
@@ -9,11 +9,14 @@ from torch import Tensor
 
 from dlink_adapter.data.shards import BLOCK_ROWS, Lines, Shard
 
-ROWS_KEPT = 256  # how many are read before the mapped files let go: each may bring 2 MiB of neighbours into memory
+ROWS_AT_ONCE = 256  # rows read from one mapping of a file; each may bring 2 MiB of its neighbours into memory
 
 
 class ShardRows:
-    """The `audio`, `text` and `clip` of all shards; `clip` counts the audio through, as rows are counted here."""
+    """The `audio`, `text` and `clip` of all shards, and `pair`: of each caption the audio and the text (2, dim).
+
+    `clip` counts the rows of `audio` over all shards.
+    """
 
     def __init__(self, shards: Sequence[Shard]):
         self.shards = shards
@@ -21,7 +24,7 @@ class ShardRows:
             name: list(accumulate((len(shard.tensors[name]) for shard in shards), initial=0))
             for name in ("audio", "text")
         }
-        self.rows_read = 0
+        self.empty = {name: self.read(name, 0, torch.arange(0)) for name in ("audio", "text", "clip", "pair")}
 
     def count(self, name: str) -> int:
         """The number of rows of `audio` or of `text`."""
@@ -29,7 +32,10 @@ class ShardRows:
 
     def read(self, name: str, shard: int, rows: Any = ...) -> Tensor:
         """Rows of one shard, by their places in it."""
-        found = self.shards[shard].tensors[name][rows]
+        tensors = self.shards[shard].tensors
+        if name == "pair":
+            return torch.stack([tensors["audio"][tensors["clip"][rows]], tensors["text"][rows]], dim=1)
+        found = tensors[name][rows]
         return found + self.starts["audio"][shard] if name == "clip" and shard else found
 
     def whole(self, name: str) -> Tensor:
@@ -38,42 +44,33 @@ class ShardRows:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def gather(self, name: str, rows: Tensor) -> Tensor:
-        """The rows of these numbers, in memory."""
+        """The rows with these numbers, copied into memory."""
         shard_of, places = self._find("audio" if name == "audio" else "text", rows)
-        first = self.shards[0].tensors[name]
-        gathered = first.new_empty(len(rows), *first.shape[1:])
+        gathered = self.empty[name].new_empty(len(rows), *self.empty[name].shape[1:])
         for shard in shard_of.unique().tolist():
-            for here in (shard_of == shard).nonzero().flatten().split(ROWS_KEPT):
+            for here in (shard_of == shard).nonzero().flatten().split(ROWS_AT_ONCE):
                 gathered[here] = self.read(name, shard, places[here])
-                self._let_go_after(len(here))
         return gathered
 
     def lines(self, rows: Tensor) -> Lines:
         """The ids and captions of these rows of `audio`; the captions are None where a shard has none."""
         shard_of, places = self._find("audio", rows)
-        lines = {shard: self.shards[shard].lines for shard in shard_of.unique().tolist()}  # other files stay closed
+        lines = {shard: self.shards[shard].lines for shard in shard_of.unique().tolist()}
         found = list(zip(shard_of.tolist(), places.tolist(), strict=True))
         ids = [lines[shard][0][place] for shard, place in found]
         if any(captions is None for _, captions in lines.values()):
             return ids, None
         return ids, [(lines[shard][1] or [])[place] for shard, place in found]
 
-    def _let_go_after(self, rows: int) -> None:
-        self.rows_read += rows
-        if self.rows_read > ROWS_KEPT:
-            self.rows_read = 0
-            for shard in self.shards:
-                shard.let_go()
-
     def _find(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each row, its shard and its place there."""
+        """The shard of each row, and the row's place in that shard."""
         starts = torch.tensor(self.starts[name])
         shard_of = torch.bucketize(rows, starts[1:], right=True)
         return shard_of, rows - starts[shard_of]
 
 
 class Blocks(Iterable[Tensor]):
-    """Rows of one name in blocks, for any number of passes that never hold them all."""
+    """Some rows of `audio` or of `text`, a block at a time. It can be iterated any number of times."""
 
     def __init__(self, table: ShardRows, name: str, rows: Tensor):
         self.table, self.name, self.rows = table, name, rows

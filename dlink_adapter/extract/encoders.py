@@ -1,4 +1,4 @@
-"""Encoders: what the bridge needs of a frozen two-tower model, and the catalogue of those it knows."""
+"""Encoders: the interface of frozen two-tower models, and the table of those that are loaded by name."""
 
 import hashlib
 import json
@@ -25,11 +25,11 @@ class UnreadableError(ValueError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A file decoded and preprocessed: all that can be done to it before the model, in another process.
+    """A file after decoding and preprocessing, which need no model and can run in another process.
 
     Args:
         features: float32, of the shape that its encoder takes.
-        seconds: length of the audio; 0 for what has none.
+        seconds: length of the audio; 0 for an image or an embedding.
     """
 
     features: NDArray[np.float32]
@@ -38,10 +38,10 @@ class Loaded:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A frozen encoder that puts two modalities into one space; `AudioEncoder` and `ImageEncoder` say which.
+    """A frozen encoder of text and another modality into one space: see `AudioEncoder` and `ImageEncoder`.
 
-    `fingerprint` identifies the weights and the preprocessing: a bridge fitted on one encoder refuses the embeddings
-    of another. The `encode_` methods return unit-norm float32 on the CPU, one row per item, in order.
+    `fingerprint` identifies the weights and the preprocessing: a bridge that was trained on one encoder refuses the
+    embeddings of another. The `encode_` methods return unit-norm float32 on the CPU, one row for each item, in order.
     """
 
     @property
@@ -52,7 +52,7 @@ class Encoder(Protocol):
 
     @property
     def load(self) -> Callable[[str | Path], Loaded]:
-        """Reads one file for the encoder. It can be pickled, needs no model and raises UnreadableError."""
+        """A function that reads one file. It can be pickled, needs no model, and raises UnreadableError."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class ImageEncoder(Encoder, Protocol):
         ...
 
 
-# name -> "module:Class". The class has a `from_pretrained(path, **options)`; its module is imported when it is used.
+# name -> "module:Class". The class has `from_pretrained(path, **options)`; its module is imported on first use.
 ENCODERS: dict[str, str] = {
     "clap": "dlink_adapter.integrations.transformers_clap:ClapEncoder",
     "clip": "dlink_adapter.integrations.transformers_clip:ClipEncoder",
@@ -122,7 +122,7 @@ def encode_distinct(
     for index, caption in enumerate(captions):
         if not isinstance(caption, str) or not caption.strip():
             raise ValueError(f"caption {index} is {caption!r}: expected a string with words")
-    unique = sorted(set(captions), key=lambda caption: (len(caption), caption))  # like lengths waste less padding
+    unique = sorted(set(captions), key=lambda caption: (len(caption), caption))  # similar lengths need less padding
     starts = tqdm(range(0, len(unique), batch_size), desc="text", unit="batch", disable=None if progress else True)
     rows = [embed(unique[start : start + batch_size]) for start in starts]
     row_of = {caption: row for row, caption in enumerate(unique)}
@@ -133,9 +133,13 @@ def encode_distinct(
 def encode_windows(
     windows: Iterable[tuple[int, Window]], embed: Callable[[list[Window]], Tensor], *, batch_size: int, dim: int
 ) -> Tensor:
-    """Windows, each with the number of its clip, to unit-norm rows `(clips, dim)` by `embed`, a batch at a time.
+    """The unit-norm embeddings of clips `(clips, dim)`: each the mean over the windows of the clip.
 
-    Clips are numbered from 0, their windows lie together, and a clip is the mean of what `embed` gives for them.
+    Args:
+        windows: (clip, window), with clips numbered from 0 and the windows of a clip one after another.
+        embed: a batch of windows to rows `(n, dim)`.
+        batch_size: windows in a batch.
+        dim: width of a row.
     """
     sums: list[Tensor] = []
     left = iter(windows)
@@ -149,13 +153,13 @@ def encode_windows(
 
 
 def check_sequence(items: Any) -> None:
-    """Raises TypeError on a string or a path where several are expected."""
+    """Raises TypeError on a single string or path."""
     if isinstance(items, (str, Path)):
         raise TypeError(f"expected a sequence, got the single item {str(items)!r}: put it in a list")
 
 
 def pooled(output: Any, dim: int) -> Tensor:
-    """The projected embedding, float32 on the CPU: transformers 4 returns it, transformers 5 an object that holds it.
+    """The projected embedding, float32 on the CPU. transformers 4 returns a tensor, transformers 5 an output object.
 
     Raises:
         ValueError: it is not `dim` wide.
@@ -167,9 +171,9 @@ def pooled(output: Any, dim: int) -> Tensor:
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
-    """Raises ValueError on a tokenizer without words, or with more than the model has.
+    """Raises ValueError on a tokenizer without a vocabulary, or with a larger one than that of the model.
 
-    Without its files a RoBERTa tokenizer loads empty and silent, and every caption becomes the same one.
+    A RoBERTa tokenizer whose files are missing loads without an error, and gives all captions the same tokens.
     """
     words = set(tokenizer("a dog barks")["input_ids"]) - set(tokenizer.all_special_ids)
     if not words:
@@ -179,13 +183,13 @@ def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
 
 
 def fingerprint(model: nn.Module, settings: Sequence[dict[str, Any]], vocabulary: dict[str, int]) -> str:
-    """16 hex digits over a model's weights, what else decides its outputs, and its vocabulary."""
+    """16 hex digits of a hash over the weights of a model, the settings that change its outputs, and the vocabulary."""
     digest = hashlib.sha256()
     for group in settings:
         digest.update(json.dumps(group).encode())
     digest.update(json.dumps(sorted(vocabulary.items())).encode())
     for name, parameter in sorted(model.named_parameters()):
-        # Training moves every tensor, so the head of each tells checkpoints apart at no cost.
-        head = parameter.detach().flatten()[:64].float().cpu()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + head.numpy().tobytes())
+        # Training changes every tensor, so that its first values are enough to tell checkpoints apart.
+        first = parameter.detach().flatten()[:64].float().cpu()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + first.numpy().tobytes())
     return digest.hexdigest()[:16]

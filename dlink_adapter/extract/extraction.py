@@ -1,8 +1,8 @@
 """From files and captions to paired embeddings, shard by shard: resumable, and the same in any number of processes.
 
-What is to do is written down as a plan (`extraction_plan.py`), whose pieces processes divide (`extraction_run.py`) and
-one of them puts together (`extraction_report.py`). They meet in the plan's folder: none waits for another by way of the
-network, so there is no time limit.
+A plan (`plan.py`) lists the pieces of the work. The processes divide the pieces (`run.py`), and the first process puts
+the results together (`report.py`). A process waits for another by looking at the plan's folder and not over the
+network, so there is no time limit; it stops with an error where the other has died.
 """
 
 import errno
@@ -15,7 +15,7 @@ from typing import Any
 from dlink_adapter.data.clip_tables import Clip
 from dlink_adapter.data.shards import read_header
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder
-from dlink_adapter.extract.plan import Plan, only_run
+from dlink_adapter.extract.plan import Plan, hold
 from dlink_adapter.extract.report import finish
 from dlink_adapter.extract.run import Processes, Run
 
@@ -38,22 +38,24 @@ def extract(
     """Encode clips and captions into a folder of `PairedEmbeddings`; called again after a kill, it goes on.
 
     Args:
-        clips: of `read_clips`.
-        encoder: of `load_encoder`.
+        clips: from `read_clips`; the other processes than the first may give none.
+        encoder: from `load_encoder`.
         out: folder to make. A finished one with the same settings is left as it is.
-        settings: free JSON that must be the same for a run to go on, and is kept in the header.
-        shard_clips: clips a shard: what a kill can cost, and what is in memory at a time.
+        settings: any JSON; it is kept in the header, and a run with other settings does not go on with this one.
+        shard_clips: clips in a shard: what a kill can cost, and what is in memory at a time.
         workers: processes that decode; 0 decodes in this one.
-        processes: of a run that is shared; the first of them reports.
+        processes: this process and the others where several share the extraction.
         progress: shows a bar when on a terminal.
 
     Returns:
-        The report, from the first process: clips, missing, unreadable, captions a clip, hours, seconds a clip, mean
+        In the first process the report: clips, missing, unreadable, captions per clip, hours, seconds per clip, mean
         pairwise cosine of each tower.
 
     Raises:
         FileExistsError: the folder holds something else.
         BlockingIOError: another run writes to it.
+        ChildProcessError: another process of this extraction died; what was done stays, and the next run goes on.
+        ImportError: the system has no `fcntl`, as Windows.
         ValueError: an unfinished run with other settings, no usable clip, a text tower that is constant.
         OSError: the folder cannot be written, or the disk is full; what was done stays, and the next run goes on.
     """
@@ -62,34 +64,28 @@ def extract(
     out, processes = Path(out).absolute(), processes or Processes()
     settings = {**encoder.describe(), **(settings or {}), "shard_clips": shard_clips}
     run = Run(Plan(out), encoder, processes, workers, progress)
+    is_first = not processes.index
     with _room_for(out):
-        if processes.index:
+        if _finished(out, settings):
             processes.meet()
-            if not _finished(out, settings):
+        else:
+            with hold(run.plan.lock(processes.index)):  # before they meet, as others look at the lock afterwards
+                if is_first:
+                    run.plan.prepare(clips, settings, shard_clips)
+                processes.meet()
                 run.encode()
+                if is_first:
+                    finish(run.plan, settings)
+        if not is_first:
             return None
-        _lead(run, clips, settings, shard_clips)
+        shutil.rmtree(run.plan.work, ignore_errors=True)
     report: dict[str, Any] = read_header(out)["metadata"]["report"]
     return report
 
 
-def _lead(run: Run, clips: list[Clip], settings: dict[str, Any], shard_clips: int) -> None:
-    """The first process's part: what to do, its share of it, and the end."""
-    plan = run.plan
-    if _finished(plan.out, settings):
-        run.processes.meet()
-    else:
-        with only_run(plan.work):
-            plan.prepare(clips, settings, shard_clips)
-            run.processes.meet()
-            run.encode()
-            finish(plan, settings)
-    shutil.rmtree(plan.work, ignore_errors=True)
-
-
 @contextmanager
 def _room_for(out: Path) -> Iterator[None]:
-    """Says of a full disk what to do about it."""
+    """Adds to the error of a full disk what to do about it."""
     try:
         yield
     except OSError as error:
@@ -101,11 +97,11 @@ def _room_for(out: Path) -> Iterator[None]:
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder is what these settings make. Raises FileExistsError where it holds something else."""
+    """Whether the folder is complete and of these settings. Raises FileExistsError where it holds something else."""
     if (out / "header.json").is_file():
         metadata = read_header(out)["metadata"]
         if all(metadata.get(name) == value for name, value in settings.items()):
             return True
-    elif not out.exists() or (out.is_dir() and ((out / ".work").is_dir() or not any(out.iterdir()))):
+    elif not out.exists() or (out.is_dir() and (not any(out.iterdir()) or (out / ".work").is_dir())):
         return False
     raise FileExistsError(f"{out} holds something else already: choose another name or remove it first")

@@ -2,37 +2,40 @@
 
 While it is unfinished, the output folder has a sub-folder `.work` with `settings.json` and a plan of independent
 pieces: `plan/texts-00000.json`, distinct captions to encode, and `plan/clips-00000.jsonl`, the clips of a shard, a line
-each with the places of their captions among the distinct ones. A piece that is done is a file beside the plan. When all
-are, the folder gets its `header.json`, and `.work` goes. Needs a POSIX system, for its lock.
+for each with the places of their captions among the distinct ones. A piece that is done is a file in `.work`. When all
+are done, the folder gets its `header.json`, and `.work` is removed.
+
+Each process holds a lock in `.work` while it works on the plan. The locks are POSIX record locks: the system releases
+them when the process ends, and worker processes do not inherit them, as they would those of `flock`.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dlink_adapter.data.clip_tables import Clip
-from dlink_adapter.files import appearing_folder, write_atomically
+from dlink_adapter.files import appearing_folder, read_jsonl, to_jsonl, write_atomically
 
-TEXTS = 65536  # distinct captions a piece
+TEXTS = 65536  # distinct captions in a piece
+HELD, DONE, DIED = "held", "done", ""  # states of a lock
 
 
 class Plan:
-    """The pieces of an extraction into `out`, and where each is kept."""
+    """The pieces of an extraction into the folder `out`, and the file that each is kept in."""
 
     def __init__(self, out: Path):
         self.out, self.work = out, out / ".work"
         self.folder = self.work / "plan"
 
     def prepare(self, clips: Sequence[Clip], settings: dict[str, Any], shard_clips: int) -> None:
-        """Write the plan, or check that the one in the folder is for the same settings. One process calls this.
+        """Write the plan, or check that the one in the folder has the same settings. The first process calls this.
 
         Raises:
-            ValueError: the folder holds an unfinished extraction with other settings, or no clip of the table is there.
+            ValueError: the folder holds an unfinished extraction with other settings, or the file of no clip exists.
         """
         path = self.work / "settings.json"
         if not path.is_file():
@@ -52,7 +55,7 @@ class Plan:
         if not there:
             raise ValueError(f"none of the {len(clips)} files is there; the first would be {clips[0].path}")
         found = {clip.id for clip in there}
-        # In order of length, as a batch of captions is padded to its longest.
+        # Sorted by length, because a batch of captions is padded to its longest.
         texts = sorted({caption for clip in there for caption in clip.captions}, key=lambda text: (len(text), text))
         place = {text: number for number, text in enumerate(texts)}
         with appearing_folder(self.folder) as folder:
@@ -70,12 +73,12 @@ class Plan:
 
     @cached_property
     def clips(self) -> list[Path]:
-        """The clips of each shard."""
+        """The files that list the clips, one for each shard."""
         return sorted(self.folder.glob("clips-*.jsonl"))
 
     @cached_property
     def texts(self) -> list[Path]:
-        """The distinct captions, in pieces."""
+        """The files that list the distinct captions, one for each piece."""
         return sorted(self.folder.glob("texts-*.json"))
 
     @property
@@ -88,40 +91,57 @@ class Plan:
         return self.work / f"texts-{piece:05d}.safetensors"
 
     def shard_files(self, piece: int) -> tuple[Path, Path]:
-        """The tensors and the captions of `clips[piece]`."""
+        """The files of the shard that is made of `clips[piece]`: its tensors and its captions."""
         return self.work / f"shard-{piece:05d}.safetensors", self.work / f"shard-{piece:05d}.jsonl"
 
     def record(self, piece: int) -> Path:
-        """What is known of `clips[piece]`; it is written last, and says that the shard is done."""
+        """The counts and skipped files of `clips[piece]`. It is written last: where it exists, the shard is done."""
         return self.work / f"shard-{piece:05d}.json"
+
+    def lock(self, process: int) -> Path:
+        """The lock that a process holds while it works on the plan."""
+        return self.work / f"process-{process}.lock"
 
 
 @contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Hold the folder, made where it is not there, for this process; the lock goes with the process, however that ends.
+def hold(lock: Path) -> Iterator[None]:
+    """Hold a lock, a file that is made where it is missing, until the block ends or the process does.
 
-    Raises BlockingIOError where another process holds it.
+    Raises BlockingIOError where another process holds it, ImportError where the system has no such locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which worker processes would go on holding
-        except OSError as error:
-            raise BlockingIOError(f"another process is writing to {folder.parent}: wait for it, or stop it") from error
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        if not _locked(file):
+            raise BlockingIOError(f"another process is writing to {lock.parent.parent}: wait for it, or stop it")
+        file.truncate(0)
         yield
+        file.write(DONE)
+
+
+def state(lock: Path) -> str:
+    """HELD while another process holds a lock, DONE after its block has ended, DIED where it ended before its block.
+
+    A process must not ask for its own lock: this would release it.
+    """
+    with lock.open("r+") as file:
+        return file.read() if _locked(file) else HELD
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the file could be locked. Closing it releases the lock."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise ImportError(
+            "an extraction locks its folder with fcntl, which this system lacks: run it on Linux or macOS, or in WSL"
+        ) from error
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def skipped(name: str, path: str | Path, reason: str) -> dict[str, str]:
     """A line of skipped.jsonl."""
     return {"id": name, "path": os.fspath(path), "reason": reason}
-
-
-def to_jsonl(entries: Any) -> str:
-    """A line of JSON an entry."""
-    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-
-
-def read_jsonl(path: Path) -> list[Any]:
-    """The entries of a JSONL file."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]

@@ -1,21 +1,19 @@
-"""The end of an extraction: shards get their final names, the report is made, and a header opens the folder."""
+"""The end of an extraction: shards get their final names, and the report is written into the header."""
 
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor
 
 from dlink_adapter.bridge.space import mean_pairwise_cosine
 from dlink_adapter.data.shards import MappedShard, shard_files, write_header
-from dlink_adapter.extract.plan import Plan, to_jsonl
-from dlink_adapter.files import write_atomically
+from dlink_adapter.extract.plan import Plan
+from dlink_adapter.files import to_jsonl, write_atomically
 
 
 def finish(plan: Plan, settings: dict[str, Any]) -> None:
-    """Name the shards by their number and write the header, the last thing that a folder of pairs needs."""
+    """Give the shards their final names and write the header, with which the folder is complete."""
     records = [json.loads(plan.record(piece).read_text(encoding="utf-8")) for piece in range(len(plan.clips))]
     unreadable = [entry for record in records for entry in record["skipped"]]
     full = [piece for piece, record in enumerate(records) if record["clips"]]
@@ -25,7 +23,7 @@ def finish(plan: Plan, settings: dict[str, Any]) -> None:
     for number, piece in enumerate(full):
         named = shard_files(plan.out, number, len(full))
         for made, path in zip(plan.shard_files(piece), named, strict=True):
-            if made.exists():  # else it was named before this run
+            if made.exists():  # otherwise a run that was killed has renamed it
                 os.replace(made, path)
         shards.append(MappedShard(*named))
     missing = plan.missing
@@ -53,12 +51,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _towers(plan: Plan, shards: list[MappedShard]) -> dict[str, Any]:
+    audio = (shard.tensors["audio"] for shard in shards)
     texts = (load_file(plan.text_file(piece))["text"] for piece in range(len(plan.texts)))
-    towers = {"audio": mean_pairwise_cosine(_let_go(shards)), "text": mean_pairwise_cosine(texts)}
+    towers = {"audio": mean_pairwise_cosine(audio), "text": mean_pairwise_cosine(texts)}
     return {"mean_pairwise_cosine": {name: value and round(value, 5) for name, value in towers.items()}}
-
-
-def _let_go(shards: list[MappedShard]) -> Iterator[Tensor]:
-    for shard in shards:
-        yield shard.tensors["audio"]
-        shard.let_go()

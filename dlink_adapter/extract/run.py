@@ -1,7 +1,7 @@
-"""One process's share of an extraction: the pieces of a plan that fall to it, encoded one after another.
+"""The work of one process in an extraction: it encodes every `count`-th piece of a plan, one after another.
 
-Files are decoded and preprocessed in worker processes while the encoder works. A batch never spans two shards, so that
-neither a kill nor the number of processes changes a bit.
+Worker processes decode and preprocess files while the encoder runs. A batch never spans two shards, so that the
+embeddings are the same to the bit after a kill and in any number of processes.
 """
 
 import json
@@ -20,16 +20,22 @@ from tqdm.auto import tqdm
 from dlink_adapter.bridge.space import mean_pairwise_cosine
 from dlink_adapter.data.shards import Shard, usable, write_shard
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder, Loaded, UnreadableError
-from dlink_adapter.extract.plan import TEXTS, Plan, read_jsonl, skipped
-from dlink_adapter.files import write_atomically
+from dlink_adapter.extract.plan import DIED, HELD, TEXTS, Plan, skipped, state
+from dlink_adapter.files import read_jsonl, write_atomically
 
-CONSTANT = 0.9999  # mean pairwise cosine of distinct captions above which a text tower says nothing
+CONSTANT = 0.9999  # mean pairwise cosine above which distinct captions count as one and the same embedding
 POLL = 0.2  # seconds
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those that share the work, and where all of them meet before it."""
+    """The processes that share an extraction.
+
+    Args:
+        index: the number of this process, from 0.
+        count: how many there are.
+        meet: waits until all of them have called it.
+    """
 
     index: int = 0
     count: int = 1
@@ -37,7 +43,7 @@ class Processes:
 
 
 class _Files(Dataset[Loaded | str]):
-    """Files as the encoder takes them, or the reason why not."""
+    """Files as the encoder takes them, or the reason why a file cannot be used."""
 
     def __init__(self, paths: list[str], load: Callable[[str | Path], Loaded]):
         self.paths, self.load = paths, load
@@ -53,34 +59,52 @@ class _Files(Dataset[Loaded | str]):
 
 
 class Run:
-    """One process's share of a plan."""
+    """The work of one process on a plan."""
 
     def __init__(
         self, plan: Plan, encoder: AudioEncoder | ImageEncoder, processes: Processes, workers: int, progress: bool
     ):
         self.plan, self.encoder, self.processes, self.workers = plan, encoder, processes, workers
         self.encode_media = encoder.encode_image if isinstance(encoder, ImageEncoder) else encoder.encode_audio
+        self.others = set(range(processes.count)) - {processes.index}
         self.hide = None if progress and not processes.index else True
 
     def encode(self) -> None:
-        """Encode this process's pieces; the first process then waits for those of the others."""
+        """Encode the pieces of this process; the first process then waits until the others have encoded theirs."""
         texts = [self.plan.text_file(piece) for piece in range(len(self.plan.texts))]
         for piece in self._mine(texts, "captions"):
             rows = self.encoder.encode_text(json.loads(self.plan.texts[piece].read_text(encoding="utf-8")))
             write_atomically(texts[piece], save({"text": rows}))
-        _wait_for(texts)
+        self._wait_for(texts)
         check_text_tower(load_file(path)["text"] for path in texts)
         records = [self.plan.record(piece) for piece in range(len(self.plan.clips))]
         for piece in self._mine(records, "shards"):
             self._encode_shard(piece)
         if self.processes.index == 0:
-            _wait_for(records)
+            self._wait_for(records)
+            while any(state(self.plan.lock(other)) == HELD for other in self.others):
+                time.sleep(POLL)  # until none of them reads the plan
 
     def _mine(self, made: list[Path], unit: str) -> Iterator[int]:
         pieces = range(self.processes.index, len(made), self.processes.count)
         left = [piece for piece in pieces if not made[piece].exists()]
         done = len(pieces) - len(left)
         yield from tqdm(left, desc=unit, initial=done, total=len(pieces), unit="piece", disable=self.hide)
+
+    def _wait_for(self, made: list[Path]) -> None:
+        """Wait until all pieces are made. Raises ChildProcessError where a process died before it made its own."""
+        count = self.processes.count
+        while True:
+            died = {other for other in self.others if state(self.plan.lock(other)) == DIED}
+            unfinished = [piece % count for piece, path in enumerate(made) if not path.exists()]  # a process for each
+            for other in died.intersection(unfinished):
+                raise ChildProcessError(
+                    f"process {other} of {count} (numbered from 0) died with {unfinished.count(other)} of its pieces "
+                    f"left to encode: run this again, what is done in {self.plan.out} is kept"
+                )
+            if not unfinished:
+                return
+            time.sleep(POLL)
 
     def _encode_shard(self, piece: int) -> None:
         clips = read_jsonl(self.plan.clips[piece])
@@ -98,11 +122,10 @@ class Run:
                     reasons[clip["id"]] = item
 
         rows = self.encode_media(readable())
-        good = usable(rows) if len(rows) else torch.zeros(0, dtype=torch.bool)
-        for (clip, _), is_good in zip(items, good.tolist(), strict=True):
-            if not is_good:
-                reasons[clip["id"]] = "its embedding is zero, or has NaN or Inf"
-        kept = [item for item, is_good in zip(items, good.tolist(), strict=True) if is_good]
+        good = usable(rows)
+        kept = [items[place] for place in good.nonzero().flatten()]
+        for place in (~good).nonzero().flatten():
+            reasons[items[place][0]["id"]] = "its embedding is zero, or has NaN or Inf"
         record: dict[str, Any] = {"clips": 0, "captions": 0}
         if kept:
             captions = [clip["captions"] for clip, _ in kept]
@@ -130,20 +153,15 @@ class Run:
         if not self.workers:
             return (files[index] for index in range(len(files)))
         ahead = 64 // self.workers + 1
-        # An iterator, as tqdm would make two of the loader, each with workers that decode.
+        # An iterator, because tqdm would iterate over the loader twice, and each iteration starts workers.
         return iter(DataLoader(files, batch_size=None, num_workers=self.workers, prefetch_factor=ahead))
 
 
 def check_text_tower(blocks: Iterable[Tensor]) -> None:
-    """Raises ValueError where distinct captions all have the same embedding, which is what a lost tokenizer does."""
+    """Raises ValueError where distinct captions all have the same embedding, as with a tokenizer without its files."""
     cosine = mean_pairwise_cosine(blocks)
     if cosine is not None and cosine > CONSTANT:
         raise ValueError(
-            f"the text tower says nothing: distinct captions have a mean pairwise cosine of {cosine:.5f}. "
+            f"the text tower is constant: distinct captions have a mean pairwise cosine of {cosine:.5f}. "
             "Are the tokenizer's files and the weights those of this encoder?"
         )
-
-
-def _wait_for(paths: list[Path]) -> None:
-    while not all(path.exists() for path in paths):
-        time.sleep(POLL)

@@ -1,4 +1,4 @@
-"""attach, detach, disabled and friends on plain modules and on tiny real LLaVA and Qwen2-Audio models."""
+"""The functions of `attach.py` on plain modules and on tiny LLaVA and Qwen2-Audio models."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ DIM = 32
 
 
 class Shift(nn.Module):
-    """A bridge that is easily seen in the output."""
+    """A bridge that adds a constant."""
 
     def __init__(self, dim: int = DIM, by: float = 1.0) -> None:
         super().__init__()
@@ -448,7 +448,7 @@ def test_a_quantised_host(kind: str, make_link, tmp_path: Path) -> None:
     model, inputs = llava(64)
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, quantization_config=quantization(kind)).eval()
-    # Some CPUs pack 4-bit weights in use. `state_dict` unpacks them, to other roundings, and then they have gradients.
+    # On some CPUs the forward pass packs 4-bit weights; `state_dict` unpacks them, with another rounding.
     with torch.no_grad():
         logits(loaded, inputs)
         keys, plain = list(loaded.state_dict()), logits(loaded, inputs)

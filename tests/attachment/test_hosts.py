@@ -1,6 +1,6 @@
-"""Every host of HOSTS, for real: a tiny model of its class, run with its own kind of input.
+"""Every host of HOSTS: a tiny model of its class in transformers, run with the inputs that it takes.
 
-A tiny config is the class's default one with small numbers in it (`SMALL`), and what a family needs besides (`TINY`).
+A tiny config is the default of the class with small numbers (`SMALL`) and some settings of the family (`TINY`).
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ SPECIAL = {
 
 
 def shrink(values: Mapping[str, Any], width: int = ENCODER) -> dict[str, Any]:
-    """A config's values with small numbers in them."""
+    """The values of a config, with small numbers."""
     small: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -65,10 +65,10 @@ class Tiny:
 
     Args:
         name: its class in transformers.
-        tokens: placeholders that its input is worth.
-        inputs: a shape to fill with noise, or the very value, by argument.
+        tokens: the number of placeholder tokens that its input replaces.
+        inputs: by argument a shape to fill with noise, or a value.
         settings: dotted path in the config -> value.
-        types: whether it wants the kind of each token.
+        types: whether it takes the type of each token.
     """
 
     name: str
@@ -108,7 +108,7 @@ TILES = {"pixel_values": (1, 1, 3, 32, 32)}
 ANY_RESOLUTION = {"pixel_values": (1, 2, 3, 32, 32), "image_sizes": [[32, 32]]}
 GRID = {"image_grid_thw": [[1, 4, 4]]}
 PATCHES = {"pixel_values": (16, 192), **GRID}  # of 8 x 8 pixels and 3 colours
-FRAME_PAIRS = {"pixel_values": (16, 384), **GRID}  # an image stands twice, as two frames of a video
+FRAME_PAIRS = {"pixel_values": (16, 384), **GRID}  # each image twice, as two frames of a video
 SQUARE_PATCHES = {"pixel_values": (16, 3, 8, 8), **GRID}
 
 
@@ -381,7 +381,7 @@ TINY = {
 
 @dataclass
 class Host:
-    """A tiny host, what it says without a bridge, and the width of what enters its projector."""
+    """A tiny host, its logits without a bridge, and the width of the input of its projector."""
 
     model: nn.Module
     inputs: dict[str, Any]
@@ -443,7 +443,7 @@ def test_a_bridge_of_another_width_is_an_error(host: Host, make_link) -> None:
     with pytest.raises(ValueError, match=rf"\b7\b.*\b{host.width}\b"):
         attach(host.model, make_link(dim=7))
         try:
-            logits(host.model, host.inputs)  # where the config does not say the width, the bridge does
+            logits(host.model, host.inputs)  # where the config has no width, the bridge checks it
         finally:
             detach(host.model)
 

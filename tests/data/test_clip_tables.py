@@ -1,4 +1,4 @@
-"""Tables and folders of every layout, as they are found in the wild."""
+"""Tables and folders of every layout."""
 
 import json
 

@@ -99,7 +99,7 @@ def test_split_by_clip():
 def test_layout_on_disk(tmp_path, audio, text):
     PairedEmbeddings.write(tmp_path / "a" / "pairs", audio, text, CAPTIONS, IDS, {"rate": 48000}, shard_clips=2)
     folder = tmp_path / "a" / "pairs"
-    assert [path.name for path in sorted(folder.parent.iterdir())] == ["pairs"]  # nothing unfinished stays beside it
+    assert [path.name for path in sorted(folder.parent.iterdir())] == ["pairs"]  # and no unfinished folder
     kinds = [("captions", "jsonl"), ("embeddings", "safetensors")]
     shards = [f"{kind}-{i:05d}-of-00003.{end}" for kind, end in kinds for i in range(3)]
     assert sorted(path.name for path in folder.iterdir()) == [*shards, "header.json"]
@@ -135,7 +135,7 @@ def test_opening_loads_nothing(tmp_path):
     assert pairs[4321][0].sum() == 1024
     assert resident_file_kib() - before < 8 * 1024
     checked = PairedEmbeddings.open(folder)
-    assert resident_file_kib() - before < 24 * 1024  # one shard at a time, let go of afterwards
+    assert resident_file_kib() - before < 24 * 1024  # one shard at a time
     assert len(checked) == len(pairs)
 
 
@@ -153,7 +153,7 @@ def test_the_folder_is_all_or_nothing(tmp_path, audio, text):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's memory counters")
 def test_reading_everything_keeps_little(tmp_path, monkeypatch):
-    monkeypatch.setattr("dlink_adapter.data.shard_rows.ROWS_KEPT", 40)
+    monkeypatch.setattr("dlink_adapter.data.shard_rows.ROWS_AT_ONCE", 40)
     rows = torch.ones(8000, 2048)  # 2 x 64 MiB
     pairs = PairedEmbeddings.write(tmp_path / "pairs", rows, rows, [["x"]] * 8000, shard_clips=1000)
     together, read = [], ShardRows.read

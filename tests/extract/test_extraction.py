@@ -1,7 +1,6 @@
-"""Extraction: what comes out, what a kill leaves, who may write. The encoder is the one that reads its embeddings."""
+"""Extraction: what is written, what a run that was killed leaves, what is refused."""
 
 import json
-import os
 import signal
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,38 +10,11 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.data.clip_tables import Clip
 from dlink_adapter.data.embeddings import PairedEmbeddings
-from dlink_adapter.extract.extraction import Processes, extract
-from dlink_adapter.extract.plan import only_run
+from dlink_adapter.extract.extraction import extract
 from dlink_adapter.integrations.precomputed import PrecomputedEncoder
 
-TEXTS = ["rain", "wind", "a dog", "a bell"]
 fork = get_context("fork")
-
-
-@pytest.fixture
-def encoder() -> PrecomputedEncoder:
-    return PrecomputedEncoder(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), TEXTS, id="table")
-
-
-@pytest.fixture
-def clips(tmp_path) -> list[Clip]:
-    """Seven clips: one is missing, one is damaged, one is zero."""
-    folder, draw = tmp_path / "media", np.random.default_rng(0)
-    folder.mkdir()
-    found = []
-    for number in range(7):
-        path = folder / f"{number}.npy"
-        found.append(Clip(path.name, path, [TEXTS[number % 4], TEXTS[(number + 1) % 4]][: 1 + number % 2]))
-        if number != 2:
-            np.save(path, np.zeros(6) if number == 5 else draw.normal(size=6))
-    (folder / "4.npy").write_bytes(b"damaged")
-    return found
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_what_is_written(tmp_path, clips, encoder):
@@ -74,24 +46,7 @@ def test_shards_and_workers_change_nothing(tmp_path, clips, encoder, workers):
     assert torch.equal(one.audio, many.audio) and torch.equal(one.text, many.text) and one.ids == many.ids
 
 
-def killed_at(write: int, *arguments, **options) -> None:
-    """Extract, and die by SIGKILL just before or just after the `write`-th time that a file takes its name."""
-    count, replace = 0, os.replace
-
-    def deadly(source, target):
-        nonlocal count
-        count += 1
-        if count == write // 2 + 1:
-            if write % 2:
-                replace(source, target)
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(source, target)
-
-    os.replace = deadly
-    extract(*arguments, **options)
-
-
-def test_killed_at_any_write_and_resumed_the_folder_is_the_same(tmp_path, clips, encoder):
+def test_killed_at_any_write_and_resumed_the_folder_is_the_same(tmp_path, clips, encoder, contents, killed_at):
     extract(clips, encoder, tmp_path / "whole", shard_clips=4, workers=0)
     expected = contents(tmp_path / "whole")
     for write in range(200):
@@ -109,9 +64,9 @@ def test_killed_at_any_write_and_resumed_the_folder_is_the_same(tmp_path, clips,
     assert write > 30
 
 
-def test_a_resumed_run_encodes_what_is_left(tmp_path, clips, encoder):
+def test_a_resumed_run_encodes_what_is_left(tmp_path, clips, encoder, killed_at):
     out, texts, files = tmp_path / "out", [], []
-    # Seven writes of the plan, then the captions, then three a shard: dead when two shards are done.
+    # Seven files of the plan, the captions, and three for each shard: it is killed when two shards are done.
     child = fork.Process(
         target=killed_at, args=(2 * 13 + 1, clips, encoder, out), kwargs={"shard_clips": 2, "workers": 0}
     )
@@ -144,24 +99,7 @@ def test_a_caption_is_encoded_once(tmp_path, clips, encoder):
     encoded, encode_text = [], encoder.encode_text
     encoder.encode_text = lambda captions: encoded.extend(captions) or encode_text(captions)
     extract(clips, encoder, tmp_path / "out", shard_clips=1, workers=0)
-    assert sorted(encoded) == sorted(TEXTS)
-
-
-def shared(index: int, barrier, clips, encoder, out) -> None:
-    extract(clips, encoder, out, shard_clips=2, workers=0, processes=Processes(index, 3, barrier.wait))
-
-
-def test_processes_share_the_work_and_the_result_is_the_same(tmp_path, clips, encoder):
-    extract(clips, encoder, tmp_path / "one", shard_clips=2, workers=0)
-    for _ in range(2):  # the second time there is nothing to do
-        barrier = fork.Barrier(3)
-        team = [fork.Process(target=shared, args=(i, barrier, clips, encoder, tmp_path / "three")) for i in range(3)]
-        for process in team:
-            process.start()
-        for process in team:
-            process.join(60)
-        assert [process.exitcode for process in team] == [0, 0, 0]
-        assert contents(tmp_path / "three") == contents(tmp_path / "one")
+    assert sorted(encoded) == sorted(encoder.row_of)
 
 
 def test_a_finished_folder_is_left_as_it_is(tmp_path, clips, encoder):
@@ -179,26 +117,7 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path, clips, encoder):
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
 
-def hold(work: Path, ready, done) -> None:
-    with only_run(work):
-        ready.set()
-        done.wait(60)
-
-
-def test_two_runs_into_one_folder(tmp_path, clips, encoder):
-    work, ready, done = tmp_path / "out" / ".work", fork.Event(), fork.Event()
-    work.mkdir(parents=True)
-    other = fork.Process(target=hold, args=(work, ready, done))
-    other.start()
-    assert ready.wait(60)
-    with pytest.raises(BlockingIOError, match="another process is writing to"):
-        extract(clips, encoder, tmp_path / "out", workers=0)
-    done.set()
-    other.join()
-    assert extract(clips, encoder, tmp_path / "out", workers=0)["clips"] == 4
-
-
-def test_an_unfinished_run_with_other_settings_is_refused_and_kept(tmp_path, clips, encoder):
+def test_an_unfinished_run_with_other_settings_is_refused_and_kept(tmp_path, clips, encoder, contents, killed_at):
     out = tmp_path / "out"
     child = fork.Process(target=killed_at, args=(21, clips, encoder, out), kwargs={"shard_clips": 2, "workers": 0})
     child.start()
@@ -220,7 +139,7 @@ def full_disk(clips, encoder, out, answer) -> None:
         answer.put(str(error))
 
 
-def test_no_room_is_said_and_what_is_done_is_kept(tmp_path, clips, encoder):
+def test_no_room_is_said_and_what_is_done_is_kept(tmp_path, clips, encoder, contents):
     answer = fork.SimpleQueue()
     child = fork.Process(target=full_disk, args=(clips, encoder, tmp_path / "out", answer))
     child.start()
@@ -237,9 +156,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, clips, encoder):
         extract(clips, encoder, tmp_path / "file" / "out", workers=0)
 
 
-def test_a_constant_text_tower_is_refused(tmp_path, clips):
-    with pytest.raises(ValueError, match=r"the text tower says nothing: .* cosine of 1.00000"):
-        extract(clips, PrecomputedEncoder(torch.ones(4, 6), TEXTS), tmp_path / "out", workers=0)
+def test_a_constant_text_tower_is_refused(tmp_path, clips, encoder):
+    with pytest.raises(ValueError, match=r"the text tower is constant: .* cosine of 1.00000"):
+        extract(clips, PrecomputedEncoder(torch.ones(4, 6), list(encoder.row_of)), tmp_path / "out", workers=0)
 
 
 def test_nothing_usable(tmp_path, clips, encoder):

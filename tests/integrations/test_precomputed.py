@@ -1,4 +1,4 @@
-"""Embeddings made elsewhere: every kind of file, whole tables and one file a clip."""
+"""Precomputed embeddings: every kind of file, tables of all clips and a file for each clip."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_files_in_place_of_a_model(encoder, tmp_path):
 
 def test_the_fingerprint_is_that_of_the_captions_and_their_rows(encoder):
     captions = ["rain", "wind", "a storm", "a bell"]
-    assert PrecomputedEncoder(torch.from_numpy(TEXT), captions).fingerprint == encoder.fingerprint
+    assert PrecomputedEncoder(TEXT, captions).fingerprint == encoder.fingerprint
     assert PrecomputedEncoder(torch.from_numpy(TEXT), captions[::-1]).fingerprint != encoder.fingerprint
     assert PrecomputedEncoder(torch.from_numpy(TEXT + 1), captions).fingerprint != encoder.fingerprint
 

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP: tiny models of the real classes against what transformers itself makes of the same input."""
+"""CLIP and SigLIP: tiny models of transformers' classes, compared with what transformers gives for the same input."""
 
 import json
 import shutil
@@ -141,5 +141,5 @@ def test_files_that_cannot_be_used(encoder, images, tmp_path):
 
 
 def test_another_model_is_refused(llama):
-    with pytest.raises(ValueError, match="is neither a CLIP nor a SigLIP: it is a Llama"):
+    with pytest.raises(ValueError, match="is a llama model: ClipEncoder takes clip and siglip"):
         ClipEncoder.from_pretrained(llama)

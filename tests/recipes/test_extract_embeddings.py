@@ -57,7 +57,7 @@ def test_every_kind_of_file(extracted, media, demo_folder):
     assert len(pairs) == 16 and pairs.ids[-1] == "linked.wav"
     alone = torch.cat([encoder.encode_audio([media / name]) for name in pairs.ids])
     assert ((pairs.audio * alone).sum(-1) > 0.99999).all()
-    assert pairs.audio[-1] @ pairs.audio[-2] > 0.99999  # the link and what it leads to
+    assert pairs.audio[-1] @ pairs.audio[-2] > 0.99999  # the link and its target
     assert torch.equal(pairs.text[1], pairs.text[3])  # "a sound" was encoded once
     metadata = pairs.metadata
     assert (metadata["encoder"], metadata["rate"], metadata["fingerprint"]) == ("clap", 16_000, encoder.fingerprint)
