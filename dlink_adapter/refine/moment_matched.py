@@ -1,7 +1,7 @@
-"""MomentMatched: what a bridge gives, scaled and shifted towards the spread and the mean of text.
+"""MomentMatched: what a bridge gives, scaled and shifted along the mean of text until it has the moments of text. Ours.
 
-An estimate of text is less spread out than text, and estimates of unit norm lie further out along the mean of text than
-text does. ReAlign (arXiv 2602.07026) matches both moments of raw audio; this does it behind any bridge. Ours.
+An estimate of text is less spread out than text, and its mean is longer: on the sphere these two are the same, so that
+one matches both. ReAlign (arXiv 2602.07026) matches the moments of raw audio; this does it behind any bridge.
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +18,7 @@ from dlink_adapter.bridge.space import Modality, unit_mean
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.registry import new_bridge
 
-ROUNDS = 5  # of finding the lift: unit norm takes a part of each step back
-NO_SPREAD = 1e-6  # of the variance of text
+STRETCHES = (0.1, 10.0)  # that are looked at; estimates without any spread can't be stretched to one
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,27 @@ class MomentMatchedConfig:
 
 
 class MomentMatched(Bridge):
-    """normalize(lift * m + stretch * (base(x) - m)), m being the mean of text; two numbers for each modality.
+    """normalize(m + stretch * (base(x) - centre * m)), m being the mean of text; two numbers for each modality.
 
-    `stretch` is the geometric mean of leaving the spread of estimates, which is best for the cosine, and giving them
-    that of text, which is best for geometry. `lift` gives them the mean of text along m. More than one direction of the
-    mean would ask for more held-out clips than there are.
+    `centre` * m is the mean of the estimates along m, and `stretch` gives them the spread of text. A shift in other
+    directions is left out: estimated on held-out clips, it costs more than it brings.
     """
 
     name = "moment_matched"
     config_class = MomentMatchedConfig
     stretch: Tensor  # (2,) of audio and of text
-    lift: Tensor  # (2,)
+    centre: Tensor  # (2,)
     text_mean: Tensor
 
     def __init__(self, config: MomentMatchedConfig, base: Bridge | None = None):
         super().__init__(config)
         self.base = base or new_bridge(config.base, config.dim, config.base_settings)
-        for name, shape in (("stretch", 2), ("lift", 2), ("text_mean", config.dim)):
-            self.register_buffer(name, torch.full((shape,), torch.nan))
+        for name, size in (("stretch", 2), ("centre", 2), ("text_mean", config.dim)):
+            self.register_buffer(name, torch.full((size,), torch.nan))
 
     @classmethod
     def of(cls, base: Bridge) -> Self:
-        """Wrap a bridge that is there; `match`, or `fit`, finds the moments."""
+        """Wrap a bridge that is there; `match`, or `fit`, finds the stretch."""
         return cls(MomentMatchedConfig(base.dim, base.name, base.settings()), base)
 
     @property
@@ -84,36 +82,40 @@ class MomentMatched(Bridge):
         self.base.calibrate(train, val)
         self.match(train, val)
 
-    @torch.no_grad()
     def match(self, train: PairedEmbeddings, val: PairedEmbeddings) -> None:
-        """Find the moments of text, and those of a fitted base on pairs that it was not fitted on."""
+        """Find the mean of text, and the numbers for a fitted base on pairs that it was not fitted on."""
         mean = unit_mean(train.blocks("text"))
         self.text_mean.copy_(mean)
-        for modality, rows in (("audio", val.audio), ("text", val.text)):
-            row = int(modality == "text")
-            self.stretch[row], self.lift[row] = moments(self.base.map_rows(rows, modality).double(), mean)
-        self.metadata["moments"] = {"stretch": self.stretch.tolist(), "lift": self.lift.tolist()}
-        self.metadata["base"] = self.base.metadata
+        for row, estimates in enumerate((self.base.map_rows(val.audio), self.base.map_rows(val.text, "text"))):
+            self.stretch[row], self.centre[row] = matching_moments(estimates.double(), mean)
+        numbers = {"stretch": self.stretch.tolist(), "centre": self.centre.tolist()}
+        self.metadata |= {"moments": numbers, "base": self.base.metadata}
 
     def bridge(self, x: Tensor, modality: Modality, generator: Draws, samples: int | None) -> Tensor:
         row, y = int(modality == "text"), self.base.bridge(x, modality, generator, samples)
-        return moved(y, self.text_mean.to(y), self.stretch[row].to(y), self.lift[row].to(y))
+        return moved(y, self.text_mean.to(y), self.stretch[row].to(y), self.centre[row].to(y))
 
 
-def moved(y: Tensor, mean: Tensor, stretch: Tensor | float, lift: Tensor | float) -> Tensor:
-    """normalize(lift * mean + stretch * (y - mean)) of unit-norm y (..., dim)."""
-    return normalize(lift * mean + stretch * (y - mean), dim=-1)
+def moved(y: Tensor, mean: Tensor, stretch: Tensor | float, centre: Tensor | float) -> Tensor:
+    """normalize(mean + stretch * (y - centre * mean)) of unit-norm y (..., dim)."""
+    return normalize(mean + stretch * (y - centre * mean), dim=-1)
 
 
-def moments(estimates: Tensor, mean: Tensor) -> tuple[float, float]:
-    """`stretch` and `lift` of unit-norm estimates (n, dim) of texts whose mean is `mean` (dim,), in float64.
+def matching_moments(estimates: Tensor, mean: Tensor) -> tuple[float, float]:
+    """Stretch and centre that give unit-norm estimates (n, dim) the spread of texts whose mean is `mean` (dim,).
 
-    Estimates without any spread are not stretched: there is nothing in them to make larger.
+    The stretch is found by bisection. It is 1 for estimates that none of `STRETCHES` brings there, such as those that
+    are all the same.
     """
-    of_text, spread = 1 - mean.square().sum(), 1 - unit_mean(estimates).square().sum()
-    stretch = 1.0 if spread < NO_SPREAD * of_text else (of_text / spread).item() ** 0.25
-    lift = 1.0
-    for _ in range(ROUNDS):
-        along = moved(estimates, mean, stretch, lift).mean(0) @ mean / mean.square().sum()
-        lift += 1 - along.item()
-    return stretch, lift
+    centre = (unit_mean(estimates) @ mean / mean.square().sum()).item()
+
+    def too_narrow(stretch: float) -> bool:
+        return bool(unit_mean(moved(estimates, mean, stretch, centre)).norm() > mean.norm())
+
+    low, high = STRETCHES
+    if not too_narrow(low) or too_narrow(high):
+        return 1.0, centre
+    while high / low > 1 + 1e-6:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if too_narrow(middle) else (low, middle)
+    return low, centre

@@ -1,0 +1,93 @@
+"""MomentMatched: the moments it promises, behind any bridge."""
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from dlink_adapter.baselines.ridge import Ridge
+from dlink_adapter.bridge.config import DimConfig
+from dlink_adapter.bridge.space import unit_mean
+from dlink_adapter.data.embeddings import PairedEmbeddings
+from dlink_adapter.refine.moment_matched import MomentMatched, matching_moments, moved
+from dlink_adapter.refine.residual import Residual
+from dlink_adapter.registry import new_bridge
+
+
+@pytest.fixture
+def noisy(pairs):
+    """(train, val): pairs of which an estimate is unsure, so that it is less spread out than text."""
+    noise = 2 * torch.randn(pairs[0].shape, generator=torch.Generator().manual_seed(0))
+    return [
+        PairedEmbeddings.from_tensors((pairs[0] + noise)[part], pairs[1][part])
+        for part in (slice(400), slice(400, 600))
+    ]
+
+
+def spread(rows):
+    return (1 - unit_mean(rows).square().sum()).item()
+
+
+def test_estimates_get_the_spread_of_text_and_the_length_of_its_mean():
+    draw = torch.Generator().manual_seed(0)
+    text = normalize(torch.randn(2000, 16, generator=draw, dtype=torch.float64) + 0.7, dim=-1)
+    estimates = normalize(0.3 * (text - text.mean(0)) + text.mean(0), dim=-1)
+    mean = unit_mean(text)
+    matched = moved(estimates, mean, *matching_moments(estimates, mean))
+    assert spread(estimates) < 0.3 * spread(text)
+    assert spread(matched) == pytest.approx(spread(text), rel=1e-4)
+    assert unit_mean(matched).norm().item() == pytest.approx(mean.norm().item(), rel=1e-4)
+
+
+def test_text_itself_is_left_alone():
+    text = normalize(torch.randn(500, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1, dim=-1)
+    mean = unit_mean(text)
+    torch.testing.assert_close(moved(text, mean, *matching_moments(text, mean)), text, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ridge", "kernel_ridge", "memory"])
+def test_new_bridged_audio_has_the_spread_of_text(name, noisy):
+    train, val = noisy
+    one, other = val.split((0.5, 0.5))
+    base = new_bridge(name, 32)
+    base.learn(train, None)
+    matched = MomentMatched.of(base)
+    matched.match(train, one)
+    before, after = (spread(bridge(other.audio).double()) / spread(train.text) for bridge in (base, matched))
+    assert before < 0.96 and abs(1 - after) < 0.7 * (1 - before)
+
+
+def test_estimates_without_any_spread_are_finite(noisy):
+    """A base that says the same of everything, joined by a gain of 0 to a link: nothing is stretched to NaN."""
+    train, val = noisy
+    base = Ridge(DimConfig(32))
+    base.learn(train, None)
+    base.weight.zero_()
+    joined = Residual.of(base, base)
+    joined.choose_gain(val)
+    assert joined.config.gain == 0
+    matched = MomentMatched.of(joined)
+    matched.match(train, val)
+    assert matched.stretch[0] == 1 and matched.is_fitted
+    torch.testing.assert_close(matched(val.audio), normalize(matched.text_mean, dim=-1).expand(200, 32))
+
+
+def test_it_wraps_a_bridge_that_is_there_or_fits_one(noisy):
+    train, val = noisy
+    base = new_bridge("ridge", 32)
+    wrapped, whole = MomentMatched.of(base), new_bridge("moment_matched", 32, {"base": "ridge"})
+    base.learn(train, None)
+    wrapped.match(train, val)
+    whole.fit(train, val=val)
+    assert torch.equal(wrapped(val.audio), whole(val.audio)) and wrapped.settings() == whole.settings()
+
+
+def test_unfitted(noisy):
+    base = new_bridge("ridge", 32)
+    base.learn(noisy[0], None)
+    with pytest.raises(ValueError, match="this MomentMatched is not fitted"):
+        MomentMatched.of(base)(noisy[0].audio)
+
+
+def test_an_unknown_base():
+    with pytest.raises(ValueError, match="unknown bridge 'bride'; known: raw"):
+        new_bridge("moment_matched", 32, {"base": "bride"})
