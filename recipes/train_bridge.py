@@ -49,7 +49,8 @@ def main(
         fit: settings of the training; batch_size is over all processes.
     """
     data = PairedEmbeddings.open(pairs)
-    model = new_bridge(method, data.dim, changed(bridge, BridgeSettings()))
+    settings = {"dim": data.dim, **changed(bridge, BridgeSettings())}
+    model = new_bridge(method, settings["dim"], settings)
     found = model.fit(data, val=None if val is None else PairedEmbeddings.open(val), config=fit, out=out)
     if process_state().is_main_process:
         print(f"{method} of dim {model.dim}, fitted on {data.clips} clips with {len(data)} captions: {out}")

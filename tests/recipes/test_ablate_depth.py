@@ -4,12 +4,13 @@ import json
 
 import pytest
 
+from dlink_adapter.baselines.raw import Raw
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.schedules import alpha_bars
 from dlink_adapter.integrations.causal_lm import new_captioner
-from dlink_adapter.recipes import ablate_depth
+from dlink_adapter.recipes import ablate_depth, depth_points
 
 
 @pytest.fixture
@@ -22,39 +23,46 @@ def folder(tmp_path, pairs):
 def test_the_packaged_config_at_toy_size(folder, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["ablate-depth", "--config", "ablate_depth.yaml", "--pairs", str(folder), "--out", str(out)]
-    command += ["--depths", "[0, 300, 1000]", "--steps", "[1, 4]", "--bridge_steps", "2"]
+    command += ["--timesteps", "[0, 300, 1000]", "--steps", "[1, 4]", "--bridge_steps", "2"]
+    command += ["--baselines", "[raw, kernel_ridge]"]
     assert dlink(command) == 0
     found = json.loads((out / "depth.json").read_text())
-    grid = [(point["variant"], point["samples"], point["steps"], point["depth"]) for point in found["points"]]
-    runs = [("bridge", 1, 1), ("bridge", 16, 1), ("bridge", 1, 4)]
-    runs += [(name, samples, 1) for name in ("no_topology", "no_text_branch", "no_kernel") for samples in (1, 16)]
-    assert grid == [(*run, depth) for run in runs for depth in (0, 300, 1000)]
+    grid = [(point["method"], point["samples"], point["steps"], point["timestep"]) for point in found["points"]]
+    plain = [(row, None, None, None) for row in ("raw", "raw, matched", "kernel_ridge", "kernel_ridge, matched")]
+    refined = ["diffusion_link", "diffusion_link, matched", "residual", "residual, matched"]
+    expected = [("diffusion_link", 1, 1, timestep) for timestep in (0, 300, 1000)]
+    expected += [(row, 16, 1, timestep) for timestep in (0, 300, 1000) for row in refined]
+    expected += [("diffusion_link", 1, 4, timestep) for timestep in (0, 300, 1000)]
+    runs = [(name, samples) for name in ("no_topology", "no_text_branch") for samples in (1, 16)]
+    expected += [(*run, 1, timestep) for run in runs for timestep in (0, 300, 1000)]
+    assert grid == plain + expected
     levels = alpha_bars("cosine", 1000)
-    for point in found["points"]:
-        assert point["cosine"] == pytest.approx(levels[point["depth"]] ** 0.5)
-        assert set(ablate_depth.METRICS) <= set(point)
-        if (point["variant"], point["depth"]) == ("no_kernel", 1000):  # nothing but noise: every clip gives the same
+    assert all(set(ablate_depth.METRICS) <= set(point) for point in found["points"])
+    for point in found["points"][len(plain) :]:
+        assert point["cosine"] == pytest.approx(levels[point["timestep"]] ** 0.5)
+        if (point["method"], point["timestep"]) == ("no_topology", 1000):  # nothing but noise: all clips are the same
             assert point["r_at_1"] == pytest.approx(1 / 12)
-    full = [point for point in found["points"] if point["variant"] == "bridge"]
+    full = [point for point in found["points"] if point["method"] == "diffusion_link"]
     assert found["best"]["rmg"]["rmg"] == min(point["rmg"] for point in full)
     assert found["best"]["r_at_1"]["r_at_1"] == max(point["r_at_1"] for point in full)
     for picture in ("depth.png", "steps.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert f"rmg{found['best']['rmg']['rmg']:>23.3f} at timestep {found['best']['rmg']['depth']}," in printed
+    assert f"rmg{found['best']['rmg']['rmg']:>23.3f} at timestep {found['best']['rmg']['timestep']}," in printed
     assert dlink(command) == 0
-    assert capsys.readouterr().err.count("done before") == 4
+    assert capsys.readouterr().err.count("done before") == 5
 
 
 def test_captions_at_every_depth(folder, tmp_path, llama, make_link, monkeypatch):
-    monkeypatch.setattr(ablate_depth, "CAPTION_METRICS", ("rouge_l", "cider_d"))
+    for module in (ablate_depth, depth_points):
+        monkeypatch.setattr(module, "CAPTION_METRICS", ("rouge_l", "cider_d"))
     config = CaptionerConfig(str(llama), prefix_tokens=2, hidden=16, tuning="frozen", max_caption_tokens=8)
     new_captioner(make_link(), config).save_pretrained(tmp_path / "captioner")
-    options = {"pairs": folder, "captioner": tmp_path / "captioner", "steps": [1], "bridge_steps": 1}
-    ablate_depth.main(**options, out=tmp_path / "out", depths=[0, 500])
+    options = {"pairs": folder, "captioner": tmp_path / "captioner", "steps": [1], "bridge_steps": 1, "baselines": []}
+    ablate_depth.main(**options, out=tmp_path / "out", timesteps=[0, 500])
     found = json.loads((tmp_path / "out" / "depth.json").read_text())
-    captioned = [point for point in found["points"] if point["variant"] == "captioner"]
-    assert [point["depth"] for point in captioned] == [0, 500]
+    captioned = [point for point in found["points"] if point["method"] == "captioner"]
+    assert [point["timestep"] for point in captioned] == [0, 500]
     assert found["best"]["rouge_l"]["rouge_l"] == max(point["rouge_l"] for point in captioned)
 
 
@@ -62,4 +70,4 @@ def test_a_captioner_whose_bridge_has_no_depth(folder, tmp_path, llama):
     config = CaptionerConfig(str(llama), prefix_tokens=2, hidden=16, tuning="frozen")
     new_captioner(Raw(Raw.config_class(16)), config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has a 'raw' bridge, which has no depth"):
-        ablate_depth._caption(tmp_path, PairedEmbeddings.open(folder), [0])
+        depth_points.caption_points(tmp_path, PairedEmbeddings.open(folder), [0])

@@ -6,8 +6,10 @@ import pytest
 import soundfile
 
 from dlink_adapter import load_bridge
+from dlink_adapter.captioner.config import read_captioner_config
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.causal_lm import load_captioner
+from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes import demo
 from dlink_adapter.recipes.demo_report import EXAMPLES
 
@@ -19,13 +21,15 @@ def test_results_hold_every_method_and_setup(demo_folder):
     results = json.loads((demo_folder / "results.json").read_text())
     assert set(results["captions"]) == {"zero_shot", "supervised"}
     for setup in results["captions"].values():
-        assert list(setup) == ["raw", "mean_shift", "ridge", "kernel_ridge", "memory", "bridge"]
+        assert list(setup) == list(demo.METHODS)
         for scores in setup.values():
             assert set(scores) >= CAPTION_METRICS and scores["cider_d"] >= 0
             for metric in (name for name, value in scores.items() if value is None):
                 assert results["not_run"][metric]
     assert all(set(gap) >= GAP_METRICS for gap in results["gap"].values())
-    assert {"clap", "embeddings", "bridges", "llama", "captions_bridge", "scores"} <= set(results["seconds"])
+    assert {"clap", "embeddings", "bridges", "llama", "captions_bridge_pseudo_audio", "scores"} <= set(
+        results["seconds"]
+    )
     assert results["seed"] == 0 and {"torch", "transformers"} <= set(results["versions"])
 
 
@@ -42,16 +46,27 @@ def test_figures_examples_and_parts_are_there(demo_folder):
 
 
 def test_the_bridge_is_saved_with_the_gap_it_closed(demo_folder):
-    bridge = load_bridge(demo_folder / "bridges" / "bridge")
-    gap = json.loads((demo_folder / "results.json").read_text())["gap"]
-    assert bridge.metadata["gap_before_and_after"]["rmg"] == [round(gap[name]["rmg"], 4) for name in ("raw", "bridge")]
-    assert "gap before and after" in (demo_folder / "bridges" / "bridge" / "README.md").read_text()
+    folder = demo_folder / "bridges" / "diffusion_link"
+    bridge, val = load_bridge(folder), PairedEmbeddings.open(demo_folder / "embeddings" / "val")
+    rmg = [measure(rows, val.text, val.clip)["rmg"] for rows in (val.audio, bridge(val.audio))]
+    assert bridge.metadata["gap_before_and_after"]["rmg"] == pytest.approx(rmg, abs=1e-4)
+    assert "gap before and after" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "condition"), [("ridge", "clean"), ("bridge", "bridged"), ("raw_pseudo_audio", "pseudo_audio")]
+)
+def test_a_captioner_says_which_text_condition_it_was_trained_with(demo_folder, method, condition):
+    folder = demo_folder / "captioners" / method / "zero_shot"
+    assert read_captioner_config(folder).text_condition == condition
+    assert f"stood in for audio as: {condition}." in (folder / "README.md").read_text()
+    assert load_captioner(folder).text_condition.training_rows == (64 if condition == "pseudo_audio" else 0)
 
 
 def test_done_stages_are_not_done_again(demo_folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")}
     demo.main(demo_folder, fast=True)
-    assert capsys.readouterr().err.count("done before") == 11
+    assert capsys.readouterr().err.count("done before") == 5 + len(demo.METHODS)
     assert {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")} == before
 
 

@@ -14,6 +14,9 @@ from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes import measure_gap
+from dlink_adapter.recipes.gap_folds import fold_of
+from dlink_adapter.refine.residual import Residual
+from dlink_adapter.registry import load_bridge
 
 CHEAP = ["raw", "mean_shift", "ridge"]
 
@@ -41,7 +44,7 @@ def test_the_figures_of_a_method_are_those_of_its_folds(folder, tmp_path):
         tested = set(order[fold::3].tolist())
         train, test = (data.select([c for c in range(60) if (c in tested) == is_test]) for is_test in (False, True))
         bridge = MeanShift(MeanShift.config_class(16))
-        bridge.fit(*train.tensors())
+        bridge.learn(train.split((0.9, 0.1), seed=7)[0], None)
         found.append(measure(bridge(test.audio), test.text, test.clip)["rmg"])
     measured = results(tmp_path / "out")["methods"]["mean_shift"]["rmg"]
     assert measured == pytest.approx({"mean": np.mean(found), "std": np.std(found, ddof=1)}, abs=1e-6)
@@ -51,20 +54,36 @@ def test_what_it_writes_and_prints(folder, tmp_path, capsys):
     measure_gap.main(pairs=folder, out=tmp_path / "out", methods=["ridge", "raw"], folds=2)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("gap.json", "clouds.png", "cosines.png", "tradeoff.png"),
-        *("bridged", "stages"),
+        *("bridged", "bridges", "stages"),
     }
     found = results(tmp_path / "out")
     assert set(found["methods"]["raw"]) >= {"rmg", "r_at_1", "text_r_at_1", "text_identity", "map_at_10"}
-    assert [set(fold) for fold in found["chosen"]["ridge"]] == [{"strength"}] * 2
-    assert found["data"]["clips"] == 60 and found["data"]["captions"] == 120
+    assert [set(fold) for fold in found["chosen"]["ridge"]] == [{"strength", "fingerprint"}] * 2
+    assert found["settings"]["clips"] == 60 and found["settings"]["captions"] == 120
+    assert (tmp_path / "out" / "bridges" / "1" / "ridge" / "config.json").is_file()
     head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split()[:2] == ["RMG", "cosine"] and [row.split()[0] for row in rows] == ["ridge", "raw"]
+    assert head.split()[:2] == ["RMG", "cosine"]
+    assert [row[:18].strip() for row in rows] == ["ridge", "ridge, matched", "raw", "raw, matched"]
     rmg = found["methods"]["ridge"]["rmg"]
     assert rows[0].split()[1:4] == [f"{rmg['mean']:.3f}", "±", f"{rmg['std']:.3f}"]
 
 
-def test_a_stopped_run_goes_on_and_a_method_can_be_added(folder, tmp_path, monkeypatch, capsys):
-    fitted, real = [], measure_gap._fitted
+def test_every_method_has_a_row_with_and_without_matching_and_residual_joins_two(folder, tmp_path):
+    measure_gap.main(pairs=folder, out=tmp_path / "out", methods=["residual"], folds=2, bridge_steps=2)
+    found = results(tmp_path / "out")["methods"]
+    names = ["kernel_ridge", "diffusion_link", "residual"]
+    assert list(found) == [row for name in names for row in (name, f"{name}, matched")]
+    bridges = tmp_path / "out" / "bridges" / "0"
+    joined = Residual.of(load_bridge(bridges / "kernel_ridge"), load_bridge(bridges / "diffusion_link"))
+    fitting, _ = fold_of(PairedEmbeddings.open(folder), 0, 2, seed=0)
+    joined.choose_gain(fitting.split((0.9, 0.1), seed=0)[1])
+    assert results(tmp_path / "out")["chosen"]["residual"][0]["gain"] == joined.config.gain
+    measure_gap.main(pairs=folder, out=tmp_path / "out", methods=["residual"], folds=2, bridge_steps=2, matched=False)
+    assert list(results(tmp_path / "out")["methods"]) == names
+
+
+def test_a_stopped_run_goes_on_and_a_method_can_be_added(folder, tmp_path, monkeypatch):
+    fitted, real = [], measure_gap.measure_fold
 
     def stop_at_the_third(name, *rest):
         fitted.append(name)
@@ -72,7 +91,7 @@ def test_a_stopped_run_goes_on_and_a_method_can_be_added(folder, tmp_path, monke
             raise KeyboardInterrupt
         return real(name, *rest)
 
-    monkeypatch.setattr(measure_gap, "_fitted", stop_at_the_third)
+    monkeypatch.setattr(measure_gap, "measure_fold", stop_at_the_third)
     arguments = {"pairs": folder, "out": tmp_path / "out", "folds": 2}
     with pytest.raises(KeyboardInterrupt):
         measure_gap.main(**arguments, methods=["raw", "ridge"])
@@ -85,12 +104,12 @@ def test_a_stopped_run_goes_on_and_a_method_can_be_added(folder, tmp_path, monke
 
 
 def test_arrays_of_both_kinds(pairs, tmp_path):
-    audio, text = (rows[:30, :16].contiguous() for rows in pairs)
+    audio, text = (rows[:80, :16].contiguous() for rows in pairs)
     np.save(tmp_path / "a.npy", audio.numpy())
     save_file({"rows": text}, tmp_path / "t.safetensors")
     files = {"audio": tmp_path / "a.npy", "text": tmp_path / "t.safetensors"}
     measure_gap.main(**files, out=tmp_path / "out", methods=["raw"], folds=2)
-    assert results(tmp_path / "out")["data"]["clips"] == 30
+    assert results(tmp_path / "out")["settings"]["clips"] == 80
     save_file({"rows": text, "more": audio}, tmp_path / "t.safetensors")
     with pytest.raises(ValueError, match="say which"):
         measure_gap.main(**files, out=tmp_path / "out2", methods=["raw"])
@@ -106,7 +125,8 @@ def test_the_packaged_config_runs_without_the_llm_extras(folder, tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == "0 []"
     found = results(tmp_path / "out")
-    assert list(found["methods"]) == ["raw", "regression", "diffusion_link"] and found["settings"]["bridge_steps"] == 1
+    assert list(found["methods"])[::2] == ["raw", "regression", "diffusion_link"]
+    assert found["settings"]["bridge_steps"] == 1
     assert found["chosen"]["diffusion_link"][0]["training"]["clips"] == 27  # a tenth of 30 is held out
 
 

@@ -30,18 +30,18 @@ def folder(tmp_path_factory, pairs):
     return folder
 
 
-@pytest.mark.parametrize("method", ["raw", "mean_shift", "ridge", "diffusion_link", "regression"])
+@pytest.mark.parametrize("method", ["raw", "ridge", "diffusion_link", "regression", "moment_matched", "residual"])
 @pytest.mark.parametrize("validated", [False, True])
 def test_every_kind(folder, tmp_path, method, validated, capsys):
-    settings = ["--fit.steps", "3", "--bridge.blocks", "2"] if method in ("diffusion_link", "regression") else []
+    settings = ["--bridge.blocks", "2"] if method in ("diffusion_link", "regression") else []
     val = ["--val", str(folder / "val")] if validated else []
     out = tmp_path / "out"
     command = ["train-bridge", "--pairs", str(folder / "pairs"), "--out", str(out), "--method", method]
-    assert dlink([*command, *settings, *val]) == 0
+    assert dlink([*command, "--fit.steps", "3", *settings, *val]) == 0
     bridge = load_bridge(out)
     assert bridge.name == method and bridge.dim == 16 and bridge.metadata["fingerprint"] == "clap-1"
     if settings:
-        assert bridge.config.blocks == 2 and bridge.config.kernel == (method == "diffusion_link")
+        assert bridge.config.blocks == 2
     before, after = bridge.metadata["gap_before_and_after"]["rmg"]
     assert f"{before:>8.4f} before {after:>8.4f} after" in capsys.readouterr().out
     if validated:
@@ -52,7 +52,7 @@ def test_every_kind(folder, tmp_path, method, validated, capsys):
 def test_what_it_does_not_know(folder, tmp_path, capsys):
     command = ["train-bridge", "--pairs", str(folder / "pairs"), "--out", str(tmp_path)]
     assert dlink([*command, "--method", "bridge"]) == 1
-    assert "unknown method 'bridge'; known: raw, mean_shift" in capsys.readouterr().err
+    assert "unknown bridge 'bridge'; known: raw, mean_shift" in capsys.readouterr().err
     assert dlink([*command, "--method", "ridge", "--bridge.dropout", "0"]) == 1
     assert "unknown DimConfig key dropout; known: dim" in capsys.readouterr().err
     assert dlink([*command, "--bridge.dim", "8"]) == 1
@@ -62,7 +62,7 @@ def test_what_it_does_not_know(folder, tmp_path, capsys):
 def test_two_processes_have_the_losses_of_one(folder, tmp_path):
     options = [
         *("train-bridge", "--pairs", folder / "pairs", "--fit.steps", "50", "--fit.batch_size", "32"),
-        *("--fit.log_every", "1", "--bridge.dropout", "0.4", "--bridge.kernel", "false", "--out"),
+        *("--fit.log_every", "1", "--fit.lr", "0.01", "--bridge.dropout", "0", "--out"),
     ]
     assert dlink([str(part) for part in (*options, tmp_path / "one")]) == 0
     launched = [str(part) for part in (*LAUNCH, *options, tmp_path / "two")]
@@ -70,9 +70,9 @@ def test_two_processes_have_the_losses_of_one(folder, tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("fitted on") == 1
     one, two = (LossLog(tmp_path / name).read() for name in ("one", "two"))
-    assert len(one) == len(two) == 50 and min(line["denoise_audio"] for line in one) < one[0]["denoise_audio"]
+    assert len(one) == len(two) == 50 and min(line["denoise_audio"] for line in one) < 0.95 * one[0]["denoise_audio"]
     for ours, theirs in zip(one, two, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4)
     weights = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4, equal_nan=True)  # there is no kernel
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
     assert json.loads((tmp_path / "two" / "config.json").read_text())["metadata"]["fingerprint"] == "clap-1"

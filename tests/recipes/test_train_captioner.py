@@ -62,8 +62,10 @@ def test_text_then_audio(folder, config, captions, capsys):
     assert len(validated) == 3 and f"best validation loss {min(validated):.4f}" in capsys.readouterr().out
     assert not list((folder / "zero-shot").glob("checkpoint-*"))
     assert read_captioner_config(folder / "zero-shot").base_model == config.base_model
-    train(folder, CaptionerConfig(noise=0.1), "supervised", "audio", init=folder / "zero-shot", bridge=None)
-    assert read_captioner_config(folder / "supervised").noise == 0.1
+    new = CaptionerConfig(text_condition="gaussian", sigma=0.1)
+    train(folder, new, "supervised", "audio", init=folder / "zero-shot", bridge=None)
+    saved = read_captioner_config(folder / "supervised")
+    assert (saved.text_condition, saved.sigma) == ("gaussian", 0.1)
     assert any(
         not torch.equal(value, weights(folder / "supervised")[name])
         for name, value in weights(folder / "zero-shot").items()
@@ -104,12 +106,31 @@ def test_the_best_on_the_validation_rows_is_kept(folder, config):
     assert np.average(losses, weights=tokens) == pytest.approx(validated[best], rel=1e-4)
 
 
-def test_noise(folder, config):
-    """Fresh noise, fixed noise and Gaussian noise on top: three different first losses, each the same again."""
-    settings = {"fresh": config, "fixed": replace(config, fresh_noise=False), "noisy": replace(config, noise=0.5)}
+def test_text_conditions(folder, config):
+    """Four conditions, four first losses, each the same again; and each is saved."""
+    settings = {name: replace(config, text_condition=name) for name in ("clean", "bridged", "pseudo_audio")}
+    settings["gaussian"] = replace(config, text_condition="gaussian", sigma=0.5)
     first = {name: train(folder, of, name)[0]["loss"] for name, of in settings.items()}
     again = {name: train(folder, of, name + "2")[0]["loss"] for name, of in settings.items()}
-    assert first == again and len(set(first.values())) == 3
+    assert first == again and len(set(first.values())) == 4
+    for name in settings:
+        saved, twin = load_captioner(folder / name), load_captioner(folder / f"{name}2")
+        assert saved.settings.text_condition == name
+        assert {key: value.shape for key, value in saved.text_condition.state_dict().items()} == {
+            key: value.shape for key, value in twin.text_condition.state_dict().items()
+        }
+    assert (
+        load_captioner(folder / "pseudo_audio").text_condition.training_rows
+        == PairedEmbeddings.open(folder / "pairs").clips
+    )
+
+
+def test_pseudo_audio_of_text_files_is_fitted_on_pairs(folder, config):
+    pseudo = replace(config, text_condition="pseudo_audio")
+    files = {"pairs": None, "text_embeddings": folder / "text.npy", "captions": folder / "text.txt"}
+    with pytest.raises(ValueError, match="fitted on pairs: give --pseudo_audio DIR"):
+        train(folder, pseudo, "without", **files)
+    assert train(folder, pseudo, "with", **files, pseudo_audio=folder / "pairs") == train(folder, pseudo, "pairs")
 
 
 def test_a_killed_run_ends_with_the_same_bits(folder, config, monkeypatch):
@@ -137,7 +158,7 @@ def test_two_processes_have_the_losses_of_one(folder, config, llama):
     options = [
         *("train-captioner", "--pairs", folder / "pairs", "--bridge", folder / "bridge", "--condition", "text+audio"),
         *("--val", folder / "pairs", "--captioner.base_model", llama, "--captioner.lora_dropout", "0"),
-        *("--captioner.noise", "0.1", "--training.steps", "50", "--training.batch_size", "20"),
+        *("--captioner.text_condition", "pseudo_audio", "--training.steps", "50", "--training.batch_size", "20"),
         *("--training.log_every", "1", "--training.save_every", "25", "--out"),
     ]
     assert dlink([str(part) for part in (*options, folder / "one")]) == 0
