@@ -60,12 +60,12 @@ def main(
         bridge_steps: optimiser steps of each bridge.
         seed: of the held-out clips and of the training.
     """
-    fitting, tested = _split(pairs, test, seed)
+    train, val, tested = _split(pairs, test, seed)
     settings = {
         **{"pairs": str(pairs), "test": test and str(test), "captioner": captioner and str(captioner)},
         **{"timesteps": timesteps, "steps": steps, "baselines": baselines, "bridge_steps": bridge_steps, "seed": seed},
     }
-    study = DepthStudy(*fitting, tested, FitConfig(steps=bridge_steps, seed=seed), timesteps, steps, out)
+    study = DepthStudy(train, val, tested, FitConfig(steps=bridge_steps, seed=seed), timesteps, steps, out)
     stages = Stages(out, len(baselines) + len(VARIANTS) + (captioner is not None), settings)
     points: list[Point] = []
     for name in baselines:
@@ -81,14 +81,14 @@ def main(
         print(f"{metric:<18}{point[metric]:>8.3f} at timestep {point['timestep']}, cosine {point['cosine']:.3f}")
 
 
-def _split(pairs: Path, test: Path | None, seed: int) -> tuple[list[PairedEmbeddings], PairedEmbeddings]:
-    """([train, val], test); without test pairs, a fifth of the clips."""
+def _split(pairs: Path, test: Path | None, seed: int) -> list[PairedEmbeddings]:
+    """Train, val and test; without test pairs, a fifth of the clips."""
     fitting = PairedEmbeddings.open(pairs)
     if test is None:
         fitting, tested = fitting.split((0.8, 0.2), seed=seed)
     else:
         tested = PairedEmbeddings.open(test)
-    return fitting.split((0.9, 0.1), seed=seed), tested
+    return [*fitting.split((0.9, 0.1), seed=seed), tested]
 
 
 def _best(points: list[Point], metric: str) -> Point:

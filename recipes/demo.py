@@ -14,11 +14,11 @@ The output folder holds results.json, clouds.png, captions.png, examples/ and ev
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -31,7 +31,7 @@ from dlink_adapter.captioner.training import train_captioner
 from dlink_adapter.files import write_atomically
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.measure.gap import measure
-from dlink_adapter.recipes.demo_parts import embed_world, make_clap, make_llama
+from dlink_adapter.recipes.demo_parts import FAST, FULL, Size, embed_world, make_clap, make_llama
 from dlink_adapter.recipes.demo_report import report, table
 from dlink_adapter.registry import new_bridge
 from dlink_adapter.soundscapes.world import World
@@ -46,22 +46,6 @@ METHODS = {
     "bridge_pseudo_audio": ("diffusion_link", "pseudo_audio"),
 }
 SETUPS = ("zero_shot", "supervised")
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much of everything: scenes, then epochs and steps."""
-
-    scenes: dict[str, int]
-    clap_epochs: int
-    bridge_steps: int
-    llama_steps: int
-    text_steps: int
-    audio_steps: int
-
-
-FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 10, 1000, 600, 1600, 300)
-FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 1, 20, 5, 5, 5)
 
 
 def main(
@@ -79,7 +63,7 @@ def main(
     world = World(seed, size.scenes)
     stages = Stages(out, 5 + len(METHODS), {"seed": seed, "quantize": quantize, "fast": fast})
     clap, embeddings = out / "clap", out / "embeddings"
-    work = partial(make_clap, world, size.clap_epochs, clap)
+    work: Callable[[], Any] = partial(make_clap, world, size.clap_epochs, clap)
     stages("clap", "train a small CLAP on rendered scenes", work, clap)
     stages("embeddings", "embed scenes and captions", partial(embed_world, world, clap, embeddings), embeddings)
     work = partial(_bridges, size, seed, out)
@@ -137,9 +121,10 @@ def _text_only(method: str, world: World, size: Size, quantize: str | None, out:
         captioner = load_captioner(out / "captioners" / "raw" / "zero_shot")
         captioner.set_bridge(bridge)
         return captioner
-    size_of = {"prefix_tokens": 4, "hidden": 256, "after": "\n", "quantize": quantize}
-    encoder = {"encoder": "clap", "encoder_path": str(out / "clap")}
-    config = CaptionerConfig(str(out / "llama"), **size_of, **encoder, text_condition=condition)
+    config = CaptionerConfig(
+        *(str(out / "llama"), 4, 256), after="\n", quantize=quantize, text_condition=condition,
+        encoder="clap", encoder_path=str(out / "clap"),
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(world.seed)
         captioner = new_captioner(bridge, config)

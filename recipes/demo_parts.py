@@ -1,5 +1,6 @@
-"""The parts of `dlink demo` that come before any bridge: the CLAP, the embeddings, the language model."""
+"""The parts of `dlink demo` that come before any bridge: its size, the CLAP, the embeddings, the language model."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,22 @@ from dlink_adapter.soundscapes.small_clap import train_small_clap
 from dlink_adapter.soundscapes.small_llama import train_small_llama
 from dlink_adapter.soundscapes.world import World
 from dlink_adapter.training.trainer import TrainerConfig
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: scenes, then epochs and steps."""
+
+    scenes: dict[str, int]
+    clap_epochs: int
+    bridge_steps: int
+    llama_steps: int
+    text_steps: int
+    audio_steps: int
+
+
+FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 10, 1000, 600, 1600, 300)
+FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 1, 20, 5, 5, 5)
 
 
 def make_clap(world: World, epochs: int, out: Path) -> None:

@@ -58,7 +58,7 @@ def main(
     data, chosen = _read(pairs, audio, text), _chosen(methods)
     if not 2 <= folds <= data.clips // 3:
         raise ValueError(f"folds is {folds}: with {data.clips} clips it must lie in [2, {data.clips // 3}]")
-    settings = {"seed": seed, "folds": folds, "bridge_steps": bridge_steps, "unet_steps": unet_steps}
+    settings: dict[str, Any] = {"seed": seed, "folds": folds, "bridge_steps": bridge_steps, "unet_steps": unet_steps}
     settings |= {"clips": data.clips, "captions": len(data), "dim": data.dim, "digest": data.digest()}
     stages = Stages(out, len(chosen) * folds, settings)
     found: dict[str, list[Any]] = {}

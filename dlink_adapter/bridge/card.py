@@ -35,7 +35,9 @@ def model_card(name: str, config: dict[str, Any], metadata: dict[str, Any], trai
         library_name="dlink-adapter",
         pipeline_tag="feature-extraction",
         tags=["dlink-adapter", "modality-gap", "multimodal"],
-        **{field: metadata.get(field) for field in ("license", "datasets", "base_model")},
+        license=metadata.get("license"),
+        datasets=metadata.get("datasets"),
+        base_model=metadata.get("base_model"),
     )
     plain = {key: value for key, value in metadata.items() if not isinstance(value, dict)}
     groups = {key: value for key, value in metadata.items() if isinstance(value, dict)}

@@ -81,7 +81,8 @@ class _Run:
         self.schedule = OneCycleLR(optimizer, config.lr, total_steps=config.steps + 1, pct_start=0.1)
         self.average = AveragedModel(bridge.denoiser, multi_avg_fn=_warmed_up(config.ema_decay))
         self.objective, self.optimizer = self.accelerator.prepare(_Objective(bridge), optimizer)
-        self.checkpoint, self.log = None, None
+        self.checkpoint: Path | None = None
+        self.log: LossLog | None = None
         if out is not None:
             self._resume(out)
 
@@ -98,6 +99,10 @@ class _Run:
         if self.accelerator.is_main_process:
             self.log = LossLog(out)
             self.log.rewind(self.step)
+
+    def _save(self) -> None:
+        if self.checkpoint is not None and self.accelerator.is_main_process:
+            save_checkpoint(self.checkpoint, self.identity, self.step, *self._state())
 
     def _state(self) -> tuple[nn.Module, nn.Module, Any]:
         return self.bridge.denoiser, self.average, self.optimizer
@@ -117,9 +122,8 @@ class _Run:
                     bar.set_postfix(loss=f"{losses['loss']:.3f}")
                     if self.log is not None:
                         self.log.write(self.step, lr=float(self.schedule.get_last_lr()[0]), **losses)
-                if self.log is not None and self.step % self.config.save_every == 0 and self.step < self.config.steps:
-                    assert self.checkpoint is not None
-                    save_checkpoint(self.checkpoint, self.identity, self.step, *self._state())
+                if self.step % self.config.save_every == 0 and self.step < self.config.steps:
+                    self._save()
         self.bridge.denoiser.load_state_dict(self.average.module.state_dict())
         return losses
 

@@ -62,7 +62,7 @@ def test_what_is_missing_is_named(audiocaps_folder, demo_folder, tmp_path):
 def test_a_step_of_the_captioners(name, demo_folder, tmp_path):
     parts, out = demo_folder / "embeddings", tmp_path / "out"
     options = [
-        *("--pairs", parts / "pairs", "--val", parts / "val", "--bridge", demo_folder / "bridges" / "bridge"),
+        *("--pairs", parts / "pairs", "--val", parts / "val", "--bridge", demo_folder / "bridges" / "diffusion_link"),
         *("--captioner.base_model", demo_folder / "llama", "--captioner.encoder_path", demo_folder / "clap"),
         *("--training.steps", 1, "--training.save_every", 1, "--out", out),
     ]
@@ -84,6 +84,6 @@ def test_a_step_of_the_rest(audiocaps_folder, demo_folder, tmp_path, capsys):
     step("train-bridge", "--config", config("bridge"), "--pairs", embedded / "pairs", "--val", embedded / "val",
          "--fit.steps", 1, "--out", tmp_path / "bridge")  # fmt: skip
     step("ablate-depth", "--config", config("depth"), "--pairs", embedded / "pairs", "--test", embedded / "test",
-         "--captioner", demo_folder, "--bridge_steps", 1, "--depths", "[200, 1000]",
+         "--captioner", demo_folder, "--bridge_steps", 1, "--timesteps", "[200, 1000]", "--baselines", "[raw]",
          "--out", tmp_path / "depth")  # fmt: skip
     assert (tmp_path / "depth" / "depth.png").is_file()

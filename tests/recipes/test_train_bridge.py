@@ -70,7 +70,7 @@ def test_two_processes_have_the_losses_of_one(folder, tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("fitted on") == 1
     one, two = (LossLog(tmp_path / name).read() for name in ("one", "two"))
-    assert len(one) == len(two) == 50 and min(line["denoise_audio"] for line in one) < 0.95 * one[0]["denoise_audio"]
+    assert len(one) == len(two) == 50 and min(line["denoise_audio"] for line in one) < one[0]["denoise_audio"] - 0.02
     for ours, theirs in zip(one, two, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4)
     weights = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
