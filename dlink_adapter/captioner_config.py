@@ -1,0 +1,5 @@
+"""The former place of `dlink_adapter.captioner.config`."""
+
+from dlink_adapter.captioner.config import CaptionerConfig
+
+__all__ = ["CaptionerConfig"]
