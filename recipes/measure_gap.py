@@ -68,18 +68,25 @@ def main(
             for row, part in stages(f"{name}-{fold}", f"{name}, fold {fold + 1} of {folds}", work).items():
                 if matched or row == name:
                     found.setdefault(row, []).append(part)
-    results = {
-        "methods": {row: over_folds([part["metrics"] for part in parts]) for row, parts in found.items()},
-        "chosen": {row: [part["chosen"] for part in parts] for row, parts in found.items()},
-        "notes": {name: reduced_note(unet_steps) for name in chosen if name == DiffusionBridge.name},
-        "not_run": {DiffusionBridge.name: 'it needs pip install "dlink-adapter[bench]"'} if not _has_unet() else {},
-        "seconds": {name: sum(stages.seconds[f"{name}-{fold}"] for fold in range(folds)) for name in chosen},
-        "settings": settings,
-        "versions": {name: version(name) for name in ("torch", "dlink-adapter")},
-    }
+    seconds = {name: sum(stages.seconds[f"{name}-{fold}"] for fold in range(folds)) for name in chosen}
+    results = _results(found, seconds, settings)
     write_atomically(out / "gap.json", json.dumps(results, indent=2))
     print(table(results))
     draw(results, fold_of(data, 0, folds, seed)[1].first_captions(), out)
+
+
+def _results(found: dict[str, list[Any]], seconds: dict[str, float], settings: dict[str, Any]) -> dict[str, Any]:
+    """The content of gap.json, given what was measured by row and fold."""
+    unet = DiffusionBridge.name
+    return {
+        "methods": {row: over_folds([part["metrics"] for part in parts]) for row, parts in found.items()},
+        "chosen": {row: [part["chosen"] for part in parts] for row, parts in found.items()},
+        "notes": {unet: reduced_note(settings["unet_steps"])} if unet in found else {},
+        "not_run": {} if _has_unet() else {unet: 'it needs pip install "dlink-adapter[bench]"'},
+        "seconds": seconds,
+        "settings": settings,
+        "versions": {name: version(name) for name in ("torch", "dlink-adapter")},
+    }
 
 
 def _chosen(methods: list[str] | None) -> list[str]:
