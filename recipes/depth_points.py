@@ -70,7 +70,7 @@ class DepthStudy:
 
     def _matched(self, bridge: Bridge) -> MomentMatched:
         matched = MomentMatched.of(bridge)
-        matched.match(self.train, self.val)
+        matched.find_moments(self.train, self.val)
         return matched.eval()
 
     def _measured(self, bridge: Bridge) -> dict[str, float]:

@@ -40,7 +40,7 @@ def measure_fold(
         bridge = new_bridge(name, data.dim)
         bridge.fit(train, val=val, config=config, out=folder / name)
     matched = MomentMatched.of(bridge)
-    matched.match(train, val)
+    matched.find_moments(train, val)
     rows = {name: bridge, f"{name}, matched": matched}
     return {row: _measured(row, rows[row].eval(), test, out if fold == 0 else None) for row in rows}
 

@@ -60,7 +60,7 @@ class MomentMatched(Bridge):
 
     @classmethod
     def of(cls, base: Bridge) -> Self:
-        """Wrap a bridge that is there; `match`, or `fit`, finds the stretch."""
+        """Wrap a bridge that is there; `find_moments`, or `fit`, finds the numbers."""
         return cls(MomentMatchedConfig(base.dim, base.name, base.settings()), base)
 
     @property
@@ -80,9 +80,9 @@ class MomentMatched(Bridge):
 
     def calibrate(self, train: PairedEmbeddings, val: PairedEmbeddings) -> None:
         self.base.calibrate(train, val)
-        self.match(train, val)
+        self.find_moments(train, val)
 
-    def match(self, train: PairedEmbeddings, val: PairedEmbeddings) -> None:
+    def find_moments(self, train: PairedEmbeddings, val: PairedEmbeddings) -> None:
         """Find the mean of text, and the numbers for a fitted base on pairs that it was not fitted on."""
         mean = unit_mean(train.blocks("text"))
         self.text_mean.copy_(mean)

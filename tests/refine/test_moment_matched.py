@@ -51,7 +51,7 @@ def test_new_bridged_audio_has_the_spread_of_text(name, noisy):
     base = new_bridge(name, 32)
     base.learn(train, None)
     matched = MomentMatched.of(base)
-    matched.match(train, one)
+    matched.find_moments(train, one)
     before, after = (spread(bridge(other.audio).double()) / spread(train.text) for bridge in (base, matched))
     assert before < 0.96 and abs(1 - after) < 0.7 * (1 - before)
 
@@ -66,7 +66,7 @@ def test_estimates_without_any_spread_are_finite(noisy):
     joined.choose_gain(val)
     assert joined.config.gain == 0
     matched = MomentMatched.of(joined)
-    matched.match(train, val)
+    matched.find_moments(train, val)
     assert matched.stretch[0] == 1 and matched.is_fitted
     torch.testing.assert_close(matched(val.audio), normalize(matched.text_mean, dim=-1).expand(200, 32))
 
@@ -76,7 +76,7 @@ def test_it_wraps_a_bridge_that_is_there_or_fits_one(noisy):
     base = new_bridge("ridge", 32)
     wrapped, whole = MomentMatched.of(base), new_bridge("moment_matched", 32, {"base": "ridge"})
     base.learn(train, None)
-    wrapped.match(train, val)
+    wrapped.find_moments(train, val)
     whole.fit(train, val=val)
     assert torch.equal(wrapped(val.audio), whole(val.audio)) and wrapped.settings() == whole.settings()
 
