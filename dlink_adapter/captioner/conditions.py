@@ -101,7 +101,8 @@ class PseudoAudio(TextCondition):
         Returns:
             The strength of the ridge and the share of the variance of audio that it leaves unexplained.
         """
-        self.space.fit(pairs.blocks("audio"), pairs.blocks("text"))
+        device = self.weight.device
+        self.cpu().space.fit(pairs.blocks("audio"), pairs.blocks("text"))  # in float64, which not every device has
         some = pairs.sample(FITTED_ON)
         audio = self.space.encode(some.audio.double())
         text = self.space.encode(some.first_captions().double(), "text")
@@ -110,6 +111,7 @@ class PseudoAudio(TextCondition):
         self.weight.copy_(found.weight)
         for buffer, rows in ((self.captions, normalize(text, dim=-1)), (self.errors, found.left_out)):
             buffer.zero_()[: len(kept)] = rows[kept]
+        self.to(device)
         return {"strength": found.strength, "unexplained": round(found.error / audio.square().mean().item(), 4)}
 
     def forward(self, text: Tensor, bridge: Bridge, generator: Draws = None) -> Tensor:

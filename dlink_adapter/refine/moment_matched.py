@@ -85,7 +85,7 @@ class MomentMatched(Bridge):
     def find_moments(self, train: PairedEmbeddings, val: PairedEmbeddings) -> None:
         """Find the mean of text, and the numbers for a fitted base on pairs that it was not fitted on."""
         mean = unit_mean(train.blocks("text"))
-        self.text_mean.copy_(mean)
+        self.text_mean.copy_(mean.float())
         for row, estimates in enumerate((self.base.map_rows(val.audio), self.base.map_rows(val.text, "text"))):
             self.stretch[row], self.centre[row] = matching_moments(estimates.double(), mean)
         numbers = {"stretch": self.stretch.tolist(), "centre": self.centre.tolist()}

@@ -56,10 +56,9 @@ def fit(
             f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"
         )
     own_device = next(chain(bridge.parameters(), bridge.buffers())).device
-    bridge.to(process_state().device)
     descent = Descent(config, None if out is None else Path(out), progress)
-    bridge.learn(train, descent)
-    bridge.eval()
+    bridge.cpu().learn(train, descent)  # formulas run in float64, which not every accelerator has
+    bridge.eval().to(process_state().device)
     bridge.calibrate(train, held_out)
     bridge.metadata["gap_before_and_after"] = gap_left(bridge, held_out)
     bridge.metadata["fingerprint"] = train.metadata.get("fingerprint")
