@@ -26,7 +26,9 @@ from dlink_adapter.training.processes import rows_shared
 
 
 class Descent:
-    """`descent(bridge, pairs)` trains the bridge's network; `losses` has the last losses of each kind of bridge.
+    """`descent(bridge, pairs)` trains the bridge's network.
+
+    `losses` has the last losses of each kind of bridge, `checkpoints` the files that are of no use once all is saved.
 
     Args:
         config: settings of the training.
@@ -37,13 +39,14 @@ class Descent:
     def __init__(self, config: FitConfig, out: Path | None = None, progress: bool = True):
         self.config, self.out, self.progress = config, out, progress
         self.losses: dict[str, dict[str, float]] = {}
+        self.checkpoints: list[Path] = []
 
     def __call__(self, bridge: TrainedBridge, pairs: PairedEmbeddings) -> None:
         run = _Run(bridge, pairs, self.config, self.out)
         self.losses[bridge.name] = run.train(self.progress)
         bridge.metadata["training"] = {**asdict(self.config), "pairs": len(pairs), "clips": pairs.clips}
         if run.checkpoint is not None:
-            run.checkpoint.unlink(missing_ok=True)
+            self.checkpoints.append(run.checkpoint)
 
 
 class _Objective(nn.Module):

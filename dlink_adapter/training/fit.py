@@ -65,6 +65,8 @@ def fit(
     bridge.to(own_device)
     if out is not None and process_state().is_main_process:
         bridge.save_pretrained(out)
+        for checkpoint in descent.checkpoints:
+            checkpoint.unlink(missing_ok=True)
     gap = bridge.metadata["gap_before_and_after"]
     return {"losses": descent.losses, "gap_before_and_after": gap, "seconds": time.monotonic() - started}
 
