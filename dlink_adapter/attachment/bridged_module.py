@@ -13,13 +13,11 @@ from torch import Tensor, nn
 class BridgedModule(nn.Module):
     """A host's module behind a bridge: `host_layer(bridge(x))`.
 
-    The first floating-point tensor among the arguments, positional ones first, goes through the bridge; all other
-    arguments are passed on unchanged.
-
-    Hosts and peft can use the wrapper as if it were the layer. Attributes that it does not have are read from the layer
-    (`projector.weight.dtype`), submodules of the layer are replaced in the layer, and `named_modules`,
-    `named_parameters` and the state dict have the names of the host. Access to a method of the layer is an error,
-    because it would bypass the bridge.
+    The first floating-point tensor among the arguments, positional ones first, goes through the bridge; the others are
+    passed on. Hosts and peft can use the wrapper as if it were the layer: attributes that it does not have are read
+    from the layer (`projector.weight.dtype`), submodules of the layer are replaced in the layer, and `named_modules`,
+    `named_parameters` and the state dict have the names of the host. A method of the layer would bypass the bridge, so
+    access to one is an error.
 
     Args:
         host_layer: the module of the host, unchanged. (It is not called `base_layer`, by which peft knows its own.)
@@ -30,8 +28,7 @@ class BridgedModule(nn.Module):
 
     def __init__(self, host_layer: nn.Module, bridge: nn.Module) -> None:
         super().__init__()
-        self.host_layer = host_layer
-        self.bridge = bridge
+        self.host_layer, self.bridge = host_layer, bridge
         self.enabled = True
         self.training = host_layer.training
         self.register_state_dict_post_hook(_drop_host_layer)
@@ -121,16 +118,8 @@ def _drop_host_layer(_module: nn.Module, state_dict: dict[str, Any], prefix: str
         state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
 
 
-def _add_host_layer(
-    module: BridgedModule,
-    state_dict: dict[str, Any],
-    prefix: str,
-    _metadata: dict[str, Any],
-    _strict: bool,
-    _missing: list[str],
-    _unexpected: list[str],
-    errors: list[str],
-) -> None:
+def _add_host_layer(module: BridgedModule, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    *_, errors = others
     own = f"{prefix}bridge."
     for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(own)]:
         state_dict[f"{prefix}host_layer.{key.removeprefix(prefix)}"] = state_dict.pop(key)
