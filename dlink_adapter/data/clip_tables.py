@@ -37,9 +37,8 @@ def read_clips(source: str | Path, layout: str | None = None, media: str | Path 
         layout: a key of `LAYOUTS`; None is "folder" for a folder, and for a table the layout that has its columns.
         media: folder that the table's file names are relative to; None is the folder of the table.
 
-    Raises:
-        FileNotFoundError: there is no such source or media folder.
-        ValueError: an unknown layout, a missing column, a caption without words, no clips.
+    Raises FileNotFoundError without that source or media folder, and ValueError on an unknown layout, a missing column,
+    a caption without words, or no clips.
     """
     source = Path(source)
     if layout is not None and layout not in LAYOUTS:
@@ -93,14 +92,13 @@ def read_clotho(source: Path, media: Path) -> list[Clip]:
 
 def read_folder(source: Path, media: Path) -> list[Clip]:
     """Files with their captions beside them: `rain.wav` and `rain.txt`, with a caption on each line."""
+
     clips = []
     for path in files_below(source, AUDIO + OTHER):
         beside = path.with_suffix(".txt")
         if not beside.is_file():
-            raise ValueError(
-                f"{path} has no captions in {beside.name} beside it: write some, or use the layout labels, "
-                "for which the folder's name is the caption"
-            )
+            advice = "write some, or use the layout labels, for which the folder's name is the caption"
+            raise ValueError(f"{path} has no captions in {beside.name} beside it: {advice}")
         captions = [line for line in beside.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         clips.append(Clip(path.relative_to(source).as_posix(), path, captions))
     return clips
@@ -108,19 +106,13 @@ def read_folder(source: Path, media: Path) -> list[Clip]:
 
 def read_labels(source: Path, media: Path) -> list[Clip]:
     """Files in folders whose name is the caption: `dog_bark/1.wav` has the caption "dog bark"."""
-    return [
-        Clip(path.relative_to(source).as_posix(), path, [path.parent.name.replace("_", " ")])
-        for path in files_below(source, AUDIO + OTHER)
-    ]
+    paths = files_below(source, AUDIO + OTHER)
+    return [Clip(path.relative_to(source).as_posix(), path, [path.parent.name.replace("_", " ")]) for path in paths]
 
 
-LAYOUTS: dict[str, Callable[[Path, Path], list[Clip]]] = {
-    "table": read_table,
-    "audiocaps": read_audiocaps,
-    "clotho": read_clotho,
-    "folder": read_folder,
-    "labels": read_labels,
-}
+LAYOUTS: dict[str, Callable[[Path, Path], list[Clip]]] = dict(
+    table=read_table, audiocaps=read_audiocaps, clotho=read_clotho, folder=read_folder, labels=read_labels
+)
 
 
 def _layout(source: Path) -> str:

@@ -168,11 +168,11 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         The same rows have the same digest in memory and on disk, in any number of shards.
         """
         sha = hashlib.sha256()
-        counts = {"audio": self.clips, "text": len(self), "clip": len(self)}
         blocks = {"audio": self.blocks("audio"), "text": self.blocks("text"), "clip": self.clip.split(BLOCK_ROWS)}
-        for name, count in counts.items():
+        for name, of_name in blocks.items():
+            count = self.clips if name == "audio" else len(self)
             sha.update(f"{name} {self._table.empty[name].dtype} {count} {self.dim}\n".encode())
-            for block in blocks[name]:
+            for block in of_name:
                 sha.update(block.contiguous().view(torch.uint8).numpy())
         return sha.hexdigest()
 
@@ -223,23 +223,20 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         """
         if shard_clips < 1:
             raise ValueError(f"shard_clips must be at least 1, got {shard_clips}")
+        groups = torch.arange(self.clips).split(shard_clips)
+        counts = []
         with appearing_folder(folder) as unfinished:
-            self._write(unfinished, shard_clips)
+            for index, group in enumerate(groups):
+                part = self.select(group)
+                tensors = {"audio": part.audio, "text": part.text, "clip": part.clip}
+                shard = Shard(tensors, (part.ids, part.captions))
+                counts.append(write_shard(shard, *shard_files(unfinished, index, len(groups))))
+            write_header(unfinished, tensors["audio"], counts, self.metadata)
         return PairedEmbeddings.open(folder, check_values=False)
 
     def blocks(self, name: Literal["audio", "text"]) -> Blocks:
         """The rows of `audio` or of `text`, a block (n, dim) at a time, for any number of passes."""
         return Blocks(self._table, name, self._rows if name == "audio" else self._caption_rows)
-
-    def _write(self, folder: Path, shard_clips: int) -> None:
-        groups = torch.arange(self.clips).split(shard_clips)
-        counts = []
-        for index, group in enumerate(groups):
-            part = self.select(group)
-            tensors = {"audio": part.audio, "text": part.text, "clip": part.clip}
-            shard = Shard(tensors, (part.ids, part.captions))
-            counts.append(write_shard(shard, *shard_files(folder, index, len(groups))))
-        write_header(folder, tensors["audio"], counts, self.metadata)
 
     def sample(self, most: int) -> "PairedEmbeddings":
         """The first `most` clips, or all of them where they are fewer."""
