@@ -39,9 +39,8 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
         target: dotted path of the module, or the end of it where that is unique. By default the entry of
             `dlink_adapter.attachment.hosts.HOSTS` for `model.config.model_type`.
 
-    Raises:
-        ValueError: no known host, no such target, an ambiguous one, one with a bridge already, one of another width, or
-            a bridge that is quantised.
+    Raises ValueError on no known host, no such target, an ambiguous one, one with a bridge already, one of another
+    width, or a bridge that is quantised.
     """
     dim = getattr(link, "dim", None)
     check_precision(link)

@@ -19,9 +19,8 @@ class BridgedModule(nn.Module):
     `named_parameters` and the state dict have the names of the host. A method of the layer would bypass the bridge, so
     access to one is an error.
 
-    Args:
-        host_layer: the module of the host, unchanged. (It is not called `base_layer`, by which peft knows its own.)
-        bridge: any module `(..., dim) -> (..., dim)` that returns the dtype it was given.
+    `host_layer` is the host's module, unchanged; peft knows its own by the name `base_layer`. `bridge` is any module
+    `(..., dim) -> (..., dim)` that returns the dtype it was given.
     """
 
     enabled: bool
@@ -60,10 +59,8 @@ class BridgedModule(nn.Module):
                 raise
         value = getattr(self.host_layer, name)
         if ismethod(value):
-            raise AttributeError(
-                f"{name!r} is a method of the {type(self.host_layer).__name__} behind a bridge: detach the bridge, and "
-                "attach it again afterwards"
-            )
+            where = f"is a method of the {type(self.host_layer).__name__} behind a bridge"
+            raise AttributeError(f"{name!r} {where}: detach the bridge, and attach it again afterwards")
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -96,10 +93,8 @@ def check_precision(bridge: nn.Module) -> None:
     """Raise ValueError if a weight of the bridge is quantised."""
     for name, parameter in bridge.named_parameters():
         if not parameter.is_floating_point():
-            raise ValueError(
-                f"{name} of the bridge is quantised, to {parameter.dtype}: a bridge stays in floating point. Quantise "
-                "the host first, and attach afterwards"
-            )
+            advice = "a bridge stays in floating point. Quantise the host first, and attach afterwards"
+            raise ValueError(f"{name} of the bridge is quantised, to {parameter.dtype}: {advice}")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -15,11 +15,9 @@ from torch import nn
 class Host:
     """Where a bridge goes in one family of host models.
 
-    Args:
-        target: dotted path of the projector. The end of the path is enough where it is unique, so that one entry fits
-            the bare model, the model with a head, and older versions.
-        encoder_dim: dotted path, in the config of the host, of the width of the projector's input.
-        note: a comment on the projector's input.
+    `target` is the dotted path of the projector, or the end of it where that is unique: one entry fits the bare model,
+    the model with a head, and older versions. `encoder_dim` is the dotted path, in the config of the host, of the width
+    of the projector's input, on which `note` is a comment.
     """
 
     target: str

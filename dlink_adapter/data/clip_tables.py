@@ -48,8 +48,7 @@ def read_clips(source: str | Path, layout: str | None = None, media: str | Path 
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
     clips = LAYOUTS[layout or _layout(source)](source, media.absolute())
-    blank = [clip.id for clip in clips if not clip.captions or not all(caption.strip() for caption in clip.captions)]
-    if blank:
+    if blank := [clip.id for clip in clips if not clip.captions or not all(map(str.strip, clip.captions))]:
         raise ValueError(f"{source}: {len(blank)} clips have a caption without words, the first is {blank[0]!r}")
     if not clips:
         raise ValueError(f"{source} names no clips")
@@ -140,8 +139,7 @@ def _rows(source: Path, columns: list[str]) -> Iterator[Row]:
         else:
             raise ValueError(f"{source}: expected a .csv, .tsv or .jsonl table")
         for number, row in enumerate(rows, start=1):
-            missing = [column for column in columns if row.get(column) is None]
-            if missing:
+            if missing := [column for column in columns if row.get(column) is None]:
                 raise ValueError(f"{source}, row {number}: no {missing[0]} in it; it has {', '.join(map(str, row))}")
             yield row
 

@@ -95,10 +95,8 @@ def in_memory(
     """A shard of tensors on the CPU: see `PairedEmbeddings.from_tensors`."""
     audio, text = (torch.as_tensor(rows).detach().cpu() for rows in (audio, text))
     if audio.ndim != 2 or text.ndim != 2 or audio.shape[1] != text.shape[1] or audio.dtype != text.dtype:
-        raise ValueError(
-            "audio and text must be (n, dim) and (m, dim) of one dim and dtype, got "
-            f"{tuple(audio.shape)} {audio.dtype} and {tuple(text.shape)} {text.dtype}"
-        )
+        given = f"{tuple(audio.shape)} {audio.dtype} and {tuple(text.shape)} {text.dtype}"
+        raise ValueError(f"audio and text must be (n, dim) and (m, dim) of one dim and dtype, got {given}")
     owners = torch.arange(len(text)) if clip is None else torch.as_tensor(clip).cpu().long()
     if captions is not None:
         counts = torch.tensor([*map(len, captions)], dtype=torch.long)

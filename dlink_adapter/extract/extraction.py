@@ -9,8 +9,6 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +67,7 @@ def extract(
     settings = {**encoder.describe(), **(settings or {}), "shard_clips": shard_clips}
     run = Run(Plan(out), encoder, processes, workers, progress)
     is_first = not processes.index
-    with _room_for(out):
+    try:
         if _finished(out, settings):
             processes.meet()
         else:
@@ -80,23 +78,15 @@ def extract(
                 run.encode()
                 if is_first:
                     finish(run.plan, settings)
-        if not is_first:
-            return None
-        shutil.rmtree(run.plan.work, ignore_errors=True)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            error.strerror = f"{error.strerror}: make room for {out} and run this again; what is done is kept"
+        raise
+    if not is_first:
+        return None
+    shutil.rmtree(run.plan.work, ignore_errors=True)
     report: dict[str, Any] = read_header(out)["metadata"]["report"]
     return report
-
-
-@contextmanager
-def _room_for(out: Path) -> Iterator[None]:
-    """Adds to the error of a full disk what to do about it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        advice = f"make room for {out} and run this again; what is done is kept"
-        raise OSError(error.errno, f"{error.strerror}: {advice}") from error
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> bool:

@@ -119,9 +119,8 @@ def _locked(file: IO[str]) -> bool:
     try:
         import fcntl
     except ImportError as error:
-        raise ImportError(
-            "an extraction locks its folder with fcntl, which this system lacks: run it on Linux or macOS, or in WSL"
-        ) from error
+        lack = "an extraction locks its folder with fcntl, which this system lacks"
+        raise ImportError(f"{lack}: run it on Linux or macOS, or in WSL") from error
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

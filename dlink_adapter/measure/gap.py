@@ -40,8 +40,7 @@ def measure(
     the first k. All other metrics compare a clip with its first caption, so that data sets with one and with five
     captions a clip are comparable: the mean of several captions would have a smaller variance than one of them.
 
-    Raises:
-        ValueError: on shapes that do not match, NaN, Inf, zero rows, fewer than three clips, or a clip with no caption.
+    Raises ValueError on shapes that do not match, NaN, Inf, zero rows, fewer than three clips, or one without captions.
     """
     x, every_y = _unit(bridged, "bridged"), _unit(text, "text")
     clip, first = _captions_of(x, every_y, clip)

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,9 +39,8 @@ def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *
     shapes that do not match, ImportError without matplotlib.
     """
     clouds = _unit_pairs(panels)
-    raw = torch.cat(next(iter(clouds.values())))
     figure, grid = _panels(len(clouds), 4.4, 4.8, sharex=True, sharey=True)
-    project, explained = _principal_plane(raw)
+    project, explained = _principal_plane(torch.cat(next(iter(clouds.values()))))
     for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
         shown = torch.randperm(len(audio), generator=torch.Generator().manual_seed(0))[:MAX_POINTS]
         points = project(audio[shown]), project(text[shown])
@@ -74,8 +74,9 @@ def plot_caption_scores(path: str | Path, scores: Mapping[str, Mapping[str, Mapp
     width = 0.84 / len(methods)
     for axes, (setup, by_method) in zip(rows, scores.items(), strict=True):
         for place, method in enumerate(methods):
-            heights = [_percent(by_method.get(method, {}).get(metric)) for metric in metrics]
-            left = [group + (place - (len(methods) - 1) / 2) * width for group in range(len(metrics))]
+            found = [by_method.get(method, {}).get(metric) for metric in metrics]
+            heights = 100 * np.array(found, dtype=np.float64)  # None is NaN
+            left = np.arange(len(metrics)) + (place - (len(methods) - 1) / 2) * width
             style = {"color": BARS[place % len(BARS)], "edgecolor": "black", "linewidth": 0.4}
             bars = axes.bar(left, heights, width * 0.94, label=_title(method), **style)
             axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)  # nothing for NaN
@@ -186,11 +187,8 @@ def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "c
 def _principal_plane(rows: Tensor) -> tuple[Callable[[Tensor], Tensor], list[float]]:
     """The projection on the first two principal components of (n, dim), and the fraction of variance of each."""
     mean = rows.mean(0)
-    with torch.random.fork_rng(devices=[]):  # pca_lowrank draws from the global generator
-        torch.manual_seed(0)
-        _, scale, plane = torch.pca_lowrank(rows, q=min(6, *rows.shape))
-    explained = scale[:2].square() / (rows - mean).square().sum()
-    return lambda x: (x - mean) @ plane[:, :2], explained.tolist()
+    variances, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean))  # the largest last
+    return lambda x: (x - mean) @ axes[:, [-1, -2]], (variances[[-1, -2]] / variances.sum()).tolist()
 
 
 def _unit_pairs(panels: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -208,10 +206,6 @@ def _unit_pairs(panels: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[
     return unit
 
 
-def _percent(score: float | None) -> float:
-    return float("nan") if score is None else 100 * score
-
-
 def _title(name: str) -> str:
     return name.replace("_", " ")
 
@@ -220,7 +214,7 @@ def _figure(width: float, height: float) -> "Figure":
     return import_extra("matplotlib.figure", "plot").Figure(figsize=(width, height), layout="constrained")
 
 
-def _panels(count: int, width: float, height: float, **shared: bool) -> "tuple[Figure, list[Any]]":
+def _panels(count: int, width: float, height: float, **shared: Any) -> "tuple[Figure, list[Any]]":
     """A figure with `count` axes of a size in inches, `COLUMNS` a row."""
     columns = min(count, COLUMNS)
     rows = -(-count // columns)

@@ -14,13 +14,10 @@ COLUMNS = {"cider_d": "CIDEr-D", "spider": "SPIDEr"}
 
 @dataclass(frozen=True)
 class Published:
-    """Published scores of one system.
+    """Published scores of one system, under its name in the paper `source`.
 
-    Args:
-        system: its name in the paper.
-        setup: "zero-shot" is trained on text alone, "supervised" on audio and captions.
-        scores: of the whole AudioCaps test split, x 100, by name in `METRICS`.
-        source: the paper. It does not say on how many clips: some of AudioCaps is no longer on YouTube.
+    A "zero-shot" system is trained on text alone, a "supervised" one on audio and captions. `scores` are those of the
+    whole AudioCaps test split, x 100, by name in `METRICS`. The number of clips, which YouTube loses, is unknown.
     """
 
     system: str
@@ -69,7 +66,7 @@ GAINS_SOURCE = "Diffusion-Link, arXiv 2510.11330, abstract"
 def comparison(ours: Sequence[Measured]) -> str:
     """Our rows and the published ones as a Markdown table, in the order of `in_order`, with notes on what differs."""
     head = ["system", "setup", *(f"{title} x 100" for title in COLUMNS.values()), "who measured it", "test clips"]
-    lines = [_line(head), _line(["---"] * len(head))]
+    table = [head, ["---"] * len(head)]
     for row in in_order(ours):
         scores = [row.scores.get(name) for name in COLUMNS]
         cells = ["not run" if score is None else f"{score:.1f}" for score in scores]
@@ -77,9 +74,10 @@ def comparison(ours: Sequence[Measured]) -> str:
             origin = ["**measured** here", str(row.clips)]
         else:
             origin = [f"published: {row.source}", "unknown"]
-        lines.append(_line([row.system, row.setup, *cells, *origin]))
+        table.append([row.system, row.setup, *cells, *origin])
     gains = " and ".join(f"up to {gain} % {setup}" for setup, gain in PUBLISHED_GAINS.items())
-    lines += [
+    lines = [
+        *("| " + " | ".join(cells) + " |" for cells in table),
         "",
         "Published rows are their authors' figures: other encoders, LLMs, training data and test clips than the rows",
         f"that were measured here. Relative gains that were published ({GAINS_SOURCE}): {gains},",
@@ -92,7 +90,3 @@ def in_order(ours: Sequence[Measured]) -> list[Published | Measured]:
     """Zero-shot rows, then supervised ones, each by increasing CIDEr-D; rows without one come first."""
     rows: list[Published | Measured] = [*PUBLISHED, *ours]
     return sorted(rows, key=lambda row: (row.setup != "zero-shot", row.scores.get("cider_d") or 0.0))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

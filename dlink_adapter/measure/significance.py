@@ -25,12 +25,7 @@ DECIMALS = 12  # of a difference: without rounding, equal ones would differ by t
 
 @dataclass(frozen=True)
 class Pooled:
-    """A corpus score as a function of sums over clips.
-
-    Args:
-        counts: (clips, k), what is summed.
-        score: sums (..., k) to scores (...,).
-    """
+    """A corpus score as a function of sums over clips: `score` maps sums (..., k) of `counts` (clips, k) to (...,)."""
 
     counts: Floats
     score: Callable[[Floats], Floats]
@@ -42,7 +37,7 @@ class Pooled:
 
     @property
     def corpus(self) -> float:
-        """The score of the corpus."""
+        """The score of all clips together."""
         return float(self.score(self.counts.sum(axis=0)))
 
     @property
