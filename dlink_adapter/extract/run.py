@@ -85,11 +85,9 @@ class Run:
             died = {other for other in self.others if state(self.plan.lock(other)) == DIED}
             unfinished = [piece % count for piece, path in enumerate(made) if not path.exists()]  # a process for each
             for other in died.intersection(unfinished):
-                event = (
-                    f"process {other} of {count} (numbered from 0) died with {unfinished.count(other)} of its pieces"
-                )
+                left = f"{unfinished.count(other)} of its pieces left to encode"
                 advice = f"run this again, what is done in {self.plan.out} is kept"
-                raise ChildProcessError(f"{event} left to encode: {advice}")
+                raise ChildProcessError(f"process {other} of {count} (numbered from 0) died with {left}: {advice}")
             if not unfinished:
                 return
             time.sleep(POLL)

@@ -17,7 +17,7 @@ class Published:
     """Published scores of one system, under its name in the paper `source`.
 
     A "zero-shot" system is trained on text alone, a "supervised" one on audio and captions. `scores` are those of the
-    whole AudioCaps test split, x 100, by name in `METRICS`. The number of clips, which YouTube loses, is unknown.
+    AudioCaps test split, x 100, by name in `METRICS`; how many of its clips were still on YouTube is unknown.
     """
 
     system: str
