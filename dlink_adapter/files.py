@@ -45,6 +45,17 @@ def appearing_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def keep_settings(path: Path, settings: dict[str, Any], holder: str) -> None:
+    """Write the settings of a run to a file. Raises ValueError where it holds others; `holder` says what has them."""
+    if not path.is_file():
+        write_atomically(path, json.dumps(settings, indent=2))
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before != settings:
+        changed = sorted(name for name in settings | before if settings.get(name, ...) != before.get(name, ...))
+        was = ", ".join(f"{name} {before.get(name)!r} then, {settings.get(name)!r} now" for name in changed)
+        raise ValueError(f"{holder} with other settings ({was}): remove it first, or choose another folder")
+
+
 def to_jsonl(entries: Any) -> str:
     """The entries as JSON, one on each line."""
     return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)

@@ -8,36 +8,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dlink_adapter.files import write_atomically
+from dlink_adapter.files import keep_settings, write_atomically
 
 
 class Stages:
     """Runs stages and remembers their results in `folder/stages/<name>.json`.
 
-    Args:
-        folder: where the run writes.
-        total: the number of stages, for the headings.
-        settings: of the run; a folder that holds a run with others is refused with a ValueError.
-        show: prints a heading for each stage, which one of several processes is enough for.
+    `total` is the number of stages, for the headings, which of several processes one is enough to `show`. A folder that
+    holds a run with other `settings` is refused with a ValueError.
     """
 
     def __init__(self, folder: Path, total: int, settings: dict[str, Any], *, show: bool = True):
         self.folder, self.total, self.count, self.show = folder / "stages", total, 0, show
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = {}
-        path = self.folder / "settings.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
-            raise ValueError(f"{folder} holds a run with other settings ({path}): choose another folder or remove it")
-        write_atomically(path, json.dumps(settings, indent=2))
+        keep_settings(self.folder / "settings.json", settings, f"{folder} holds a run")
 
     def __call__(self, name: str, title: str, work: Callable[[], Any], makes: Path | None = None) -> Any:
         """The JSON result of `work()`, now or from before; `makes`, what it writes, is cleared before it starts."""
         self.count += 1
         record = self.folder / f"{name}.json"
-        done = record.is_file()
+        before = " (done before)" if record.is_file() else ""
         if self.show:
-            print(f"[{self.count}/{self.total}] {title}{' (done before)' if done else ''}", file=sys.stderr, flush=True)
-        if not done:
+            print(f"[{self.count}/{self.total}] {title}{before}", file=sys.stderr, flush=True)
+        if not before:
             if makes is not None and makes.exists():
                 shutil.rmtree(makes)
             start = time.monotonic()

@@ -19,7 +19,7 @@ LAYERS = [
     ["measure"],
     ["data"],
     ["stages"],
-    ["files"],
+    ["files", "extras"],
     ["__init__"],
 ]
 PLACE = {room: place for place, rooms in enumerate(LAYERS) for room in rooms}

@@ -31,8 +31,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
     """Put `link` in front of the module `target` of `model`, in place, and return `model`.
 
-    The bridge is moved to the device of the target and takes its train/eval mode. Several bridges may sit at different
-    targets.
+    The bridge is moved to the device of the target and takes its train/eval mode. Several may sit at different targets.
 
     Args:
         model: the host, also wrapped by `torch.compile`, DDP or peft.
@@ -40,9 +39,8 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
         target: dotted path of the module, or the end of it where that is unique. By default the entry of
             `dlink_adapter.attachment.hosts.HOSTS` for `model.config.model_type`.
 
-    Raises:
-        ValueError: no known host, no such target, an ambiguous one, one with a bridge already, one of another width, or
-            a bridge that is quantised.
+    Raises ValueError on no known host, no such target, an ambiguous one, one with a bridge already, one of another
+    width, or a bridge that is quantised.
     """
     dim = getattr(link, "dim", None)
     check_precision(link)
@@ -50,10 +48,10 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
     path = _find(modules, target if target is not None else host_of(model, dim).target, dim)
     layer = modules[path]
     _check(path, layer, dim)
-    parent, _, leaf = path.rpartition(".")
     weight = next(layer.parameters(), None)
     if weight is not None and not weight.is_meta:
         link.to(weight.device)
+    parent, _, leaf = path.rpartition(".")
     setattr(unwrapped(modules[parent]), leaf, BridgedModule(layer, link.train(layer.training)))
     return model
 
@@ -61,8 +59,7 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
 def detach(model: nn.Module, target: str | None = None) -> nn.Module:
     """Take a bridge out and return it. The target is again the same module object as before `attach`.
 
-    Raises:
-        ValueError: no bridge there, or several in the model and no `target` to choose by.
+    Raises ValueError where there is no bridge, or where there are several and no `target` to choose by.
     """
     modules, bridged = _host_modules(model), _bridged(model)
     if target is None and len(bridged) > 1:
@@ -77,11 +74,7 @@ def detach(model: nn.Module, target: str | None = None) -> nn.Module:
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Within this context the host computes the same bits as without its bridges.
-
-    Raises:
-        ValueError: no bridge is attached.
-    """
+    """Within this context the host computes the bits that it would without bridges. Raises ValueError without one."""
     before = [(module, module.enabled) for module in _bridged(model).values()]
     for module, _ in before:
         module.enabled = False
@@ -95,23 +88,14 @@ def disabled(model: nn.Module) -> Iterator[None]:
 def bridge_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The weights of the bridges without those of the host, under their keys in the host (`projector.bridge.*`).
 
-    `model.load_state_dict(weights, strict=False)` puts them back.
-
-    Raises:
-        ValueError: no bridge is attached.
+    `model.load_state_dict(weights, strict=False)` puts them back. Raises ValueError without a bridge.
     """
-    state: dict[str, Tensor] = {}
-    for path, module in _bridged(model).items():
-        state |= module.bridge.state_dict(prefix=f"{path}.bridge.")
-    return state
+    states = [module.bridge.state_dict(prefix=f"{path}.bridge.") for path, module in _bridged(model).items()]
+    return {name: weight for state in states for name, weight in state.items()}
 
 
 def mark_only_bridge_trainable(model: nn.Module) -> None:
-    """Freeze the host and make every parameter of its bridges trainable.
-
-    Raises:
-        ValueError: no bridge is attached.
-    """
+    """Freeze the host and make every parameter of its bridges trainable. Raises ValueError without a bridge."""
     bridged = _bridged(model)
     model.requires_grad_(False)
     for module in bridged.values():
@@ -132,8 +116,7 @@ def input_dim(module: nn.Module) -> int | None:
             return module.in_features
         case nn.LayerNorm() | nn.RMSNorm():
             return module.normalized_shape[-1]
-        case _:
-            return None
+    return None
 
 
 def _host_modules(module: nn.Module, path: str = "") -> dict[str, nn.Module]:

@@ -13,25 +13,21 @@ from torch import Tensor, nn
 class BridgedModule(nn.Module):
     """A host's module behind a bridge: `host_layer(bridge(x))`.
 
-    The first floating-point tensor among the arguments, positional ones first, goes through the bridge; all other
-    arguments are passed on unchanged.
+    The first floating-point tensor among the arguments, positional ones first, goes through the bridge; the others are
+    passed on. Hosts and peft can use the wrapper as if it were the layer: attributes that it does not have are read
+    from the layer (`projector.weight.dtype`), submodules of the layer are replaced in the layer, and `named_modules`,
+    `named_parameters` and the state dict have the names of the host. A method of the layer would bypass the bridge, so
+    access to one is an error.
 
-    Hosts and peft can use the wrapper as if it were the layer. Attributes that it does not have are read from the layer
-    (`projector.weight.dtype`), submodules of the layer are replaced in the layer, and `named_modules`,
-    `named_parameters` and the state dict have the names of the host. Access to a method of the layer is an error,
-    because it would bypass the bridge.
-
-    Args:
-        host_layer: the module of the host, unchanged. (It is not called `base_layer`, by which peft knows its own.)
-        bridge: any module `(..., dim) -> (..., dim)` that returns the dtype it was given.
+    `host_layer` is the host's module, unchanged; peft knows its own by the name `base_layer`. `bridge` is any module
+    `(..., dim) -> (..., dim)` that returns the dtype it was given.
     """
 
     enabled: bool
 
     def __init__(self, host_layer: nn.Module, bridge: nn.Module) -> None:
         super().__init__()
-        self.host_layer = host_layer
-        self.bridge = bridge
+        self.host_layer, self.bridge = host_layer, bridge
         self.enabled = True
         self.training = host_layer.training
         self.register_state_dict_post_hook(_drop_host_layer)
@@ -63,10 +59,8 @@ class BridgedModule(nn.Module):
                 raise
         value = getattr(self.host_layer, name)
         if ismethod(value):
-            raise AttributeError(
-                f"{name!r} is a method of the {type(self.host_layer).__name__} behind a bridge: detach the bridge, and "
-                "attach it again afterwards"
-            )
+            where = f"is a method of the {type(self.host_layer).__name__} behind a bridge"
+            raise AttributeError(f"{name!r} {where}: detach the bridge, and attach it again afterwards")
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -99,10 +93,8 @@ def check_precision(bridge: nn.Module) -> None:
     """Raise ValueError if a weight of the bridge is quantised."""
     for name, parameter in bridge.named_parameters():
         if not parameter.is_floating_point():
-            raise ValueError(
-                f"{name} of the bridge is quantised, to {parameter.dtype}: a bridge stays in floating point. Quantise "
-                "the host first, and attach afterwards"
-            )
+            advice = "a bridge stays in floating point. Quantise the host first, and attach afterwards"
+            raise ValueError(f"{name} of the bridge is quantised, to {parameter.dtype}: {advice}")
 
 
 def listed(names: Iterable[str]) -> str:
@@ -121,16 +113,8 @@ def _drop_host_layer(_module: nn.Module, state_dict: dict[str, Any], prefix: str
         state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
 
 
-def _add_host_layer(
-    module: BridgedModule,
-    state_dict: dict[str, Any],
-    prefix: str,
-    _metadata: dict[str, Any],
-    _strict: bool,
-    _missing: list[str],
-    _unexpected: list[str],
-    errors: list[str],
-) -> None:
+def _add_host_layer(module: BridgedModule, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    *_, errors = others
     own = f"{prefix}bridge."
     for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(own)]:
         state_dict[f"{prefix}host_layer.{key.removeprefix(prefix)}"] = state_dict.pop(key)

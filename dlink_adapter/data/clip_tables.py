@@ -37,9 +37,8 @@ def read_clips(source: str | Path, layout: str | None = None, media: str | Path 
         layout: a key of `LAYOUTS`; None is "folder" for a folder, and for a table the layout that has its columns.
         media: folder that the table's file names are relative to; None is the folder of the table.
 
-    Raises:
-        FileNotFoundError: there is no such source or media folder.
-        ValueError: an unknown layout, a missing column, a caption without words, no clips.
+    Raises FileNotFoundError without that source or media folder, and ValueError on an unknown layout, a missing column,
+    a caption without words, or no clips.
     """
     source = Path(source)
     if layout is not None and layout not in LAYOUTS:
@@ -49,8 +48,7 @@ def read_clips(source: str | Path, layout: str | None = None, media: str | Path 
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
     clips = LAYOUTS[layout or _layout(source)](source, media.absolute())
-    blank = [clip.id for clip in clips if not clip.captions or not all(caption.strip() for caption in clip.captions)]
-    if blank:
+    if blank := [clip.id for clip in clips if not clip.captions or not all(map(str.strip, clip.captions))]:
         raise ValueError(f"{source}: {len(blank)} clips have a caption without words, the first is {blank[0]!r}")
     if not clips:
         raise ValueError(f"{source} names no clips")
@@ -93,14 +91,13 @@ def read_clotho(source: Path, media: Path) -> list[Clip]:
 
 def read_folder(source: Path, media: Path) -> list[Clip]:
     """Files with their captions beside them: `rain.wav` and `rain.txt`, with a caption on each line."""
+
     clips = []
     for path in files_below(source, AUDIO + OTHER):
         beside = path.with_suffix(".txt")
         if not beside.is_file():
-            raise ValueError(
-                f"{path} has no captions in {beside.name} beside it: write some, or use the layout labels, "
-                "for which the folder's name is the caption"
-            )
+            advice = "write some, or use the layout labels, for which the folder's name is the caption"
+            raise ValueError(f"{path} has no captions in {beside.name} beside it: {advice}")
         captions = [line for line in beside.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         clips.append(Clip(path.relative_to(source).as_posix(), path, captions))
     return clips
@@ -108,19 +105,13 @@ def read_folder(source: Path, media: Path) -> list[Clip]:
 
 def read_labels(source: Path, media: Path) -> list[Clip]:
     """Files in folders whose name is the caption: `dog_bark/1.wav` has the caption "dog bark"."""
-    return [
-        Clip(path.relative_to(source).as_posix(), path, [path.parent.name.replace("_", " ")])
-        for path in files_below(source, AUDIO + OTHER)
-    ]
+    paths = files_below(source, AUDIO + OTHER)
+    return [Clip(path.relative_to(source).as_posix(), path, [path.parent.name.replace("_", " ")]) for path in paths]
 
 
-LAYOUTS: dict[str, Callable[[Path, Path], list[Clip]]] = {
-    "table": read_table,
-    "audiocaps": read_audiocaps,
-    "clotho": read_clotho,
-    "folder": read_folder,
-    "labels": read_labels,
-}
+LAYOUTS: dict[str, Callable[[Path, Path], list[Clip]]] = dict(
+    table=read_table, audiocaps=read_audiocaps, clotho=read_clotho, folder=read_folder, labels=read_labels
+)
 
 
 def _layout(source: Path) -> str:
@@ -148,8 +139,7 @@ def _rows(source: Path, columns: list[str]) -> Iterator[Row]:
         else:
             raise ValueError(f"{source}: expected a .csv, .tsv or .jsonl table")
         for number, row in enumerate(rows, start=1):
-            missing = [column for column in columns if row.get(column) is None]
-            if missing:
+            if missing := [column for column in columns if row.get(column) is None]:
                 raise ValueError(f"{source}, row {number}: no {missing[0]} in it; it has {', '.join(map(str, row))}")
             yield row
 

@@ -40,8 +40,8 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, table: ShardRows, metadata: dict[str, Any], chosen: Tensor | None = None):
-        self._table, self.metadata = table, metadata
-        self._chosen = chosen  # rows of the table's audio; None for all
+        self._table, self.metadata, self._is_whole = table, metadata, chosen is None
+        self._rows = torch.arange(table.count("audio")) if chosen is None else chosen  # of the table's audio
 
     @classmethod
     def write(
@@ -99,7 +99,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         """The number of pairs, which is the number of captions."""
-        return self._table.count("text") if self._chosen is None else len(self._selection[0])
+        return self._table.count("text") if self._is_whole else len(self._caption_rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """(audio, text), each (dim,)."""
@@ -109,16 +109,13 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
         """The pairs of a batch, fetched together: what a DataLoader calls."""
-        rows = torch.as_tensor(indices)
-        if self._chosen is not None:
-            rows = self._selection[0][rows]
-        audio, text = self._table.gather("pair", rows).unbind(1)
+        audio, text = self._table.gather("pair", self._caption_rows[indices]).unbind(1)
         return list(zip(audio, text, strict=True))
 
     @property
     def clips(self) -> int:
         """The number of clips."""
-        return self._table.count("audio") if self._chosen is None else len(self._chosen)
+        return len(self._rows)
 
     @property
     def dim(self) -> int:
@@ -128,17 +125,17 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
     @property
     def audio(self) -> Tensor:
         """(clips, dim), one row for each clip."""
-        return self._table.whole("audio") if self._chosen is None else self._table.gather("audio", self._chosen)
+        return self._table.whole("audio") if self._is_whole else self._table.gather("audio", self._rows)
 
     @property
     def text(self) -> Tensor:
         """(pairs, dim), one row for each caption, in the order of `captions`."""
-        return self._table.whole("text") if self._chosen is None else self._table.gather("text", self._selection[0])
+        return self._table.whole("text") if self._is_whole else self._table.gather("text", self._caption_rows)
 
     @property
     def clip(self) -> Tensor:
         """(pairs,) the row of `audio` that each row of `text` describes."""
-        return self._table.whole("clip") if self._chosen is None else self._selection[1]
+        return self._table.whole("clip") if self._is_whole else self._selection[1]
 
     @property
     def ids(self) -> list[str]:
@@ -168,11 +165,11 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         The same rows have the same digest in memory and on disk, in any number of shards.
         """
         sha = hashlib.sha256()
-        counts = {"audio": self.clips, "text": len(self), "clip": len(self)}
         blocks = {"audio": self.blocks("audio"), "text": self.blocks("text"), "clip": self.clip.split(BLOCK_ROWS)}
-        for name, count in counts.items():
+        for name, of_name in blocks.items():
+            count = self.clips if name == "audio" else len(self)
             sha.update(f"{name} {self._table.empty[name].dtype} {count} {self.dim}\n".encode())
-            for block in blocks[name]:
+            for block in of_name:
                 sha.update(block.contiguous().view(torch.uint8).numpy())
         return sha.hexdigest()
 
@@ -183,7 +180,7 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
             raise ValueError(f"select takes a list of clips between 0 and {self.clips - 1}, got {clips}")
         if len(rows.unique()) < len(rows):
             raise ValueError("select takes each clip once")
-        return PairedEmbeddings(self._table, self.metadata, rows if self._chosen is None else self._chosen[rows])
+        return PairedEmbeddings(self._table, self.metadata, self._rows[rows])
 
     def split(self, fractions: Sequence[float], seed: int = 0) -> "list[PairedEmbeddings]":
         """Disjoint random parts, such as (0.9, 0.1); all captions of a clip go to the same part."""
@@ -211,9 +208,8 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         check_ids([name for part in parts for name in part.ids])
         shards = [shard for part in parts for shard in part._table.shards]
         starts = accumulate((part._table.count("audio") for part in parts), initial=0)
-        chosen = None
-        if any(part._chosen is not None for part in parts):
-            chosen = torch.cat([start + part._rows for start, part in zip(starts, parts, strict=False)])
+        rows = [start + part._rows for start, part in zip(starts, parts, strict=False)]
+        chosen = None if all(part._is_whole for part in parts) else torch.cat(rows)
         return cls(ShardRows(shards), _merged([part.metadata for part in parts]), chosen)
 
     def save(self, folder: str | Path, shard_clips: int = SHARD_CLIPS) -> "PairedEmbeddings":
@@ -223,44 +219,35 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         """
         if shard_clips < 1:
             raise ValueError(f"shard_clips must be at least 1, got {shard_clips}")
+        groups = torch.arange(self.clips).split(shard_clips)
+        counts = []
         with appearing_folder(folder) as unfinished:
-            self._write(unfinished, shard_clips)
+            for index, group in enumerate(groups):
+                part = self.select(group)
+                tensors = {"audio": part.audio, "text": part.text, "clip": part.clip}
+                shard = Shard(tensors, (part.ids, part.captions))
+                counts.append(write_shard(shard, *shard_files(unfinished, index, len(groups))))
+            write_header(unfinished, tensors["audio"], counts, self.metadata)
         return PairedEmbeddings.open(folder, check_values=False)
 
     def blocks(self, name: Literal["audio", "text"]) -> Blocks:
         """The rows of `audio` or of `text`, a block (n, dim) at a time, for any number of passes."""
         return Blocks(self._table, name, self._rows if name == "audio" else self._caption_rows)
 
-    def _write(self, folder: Path, shard_clips: int) -> None:
-        groups = torch.arange(self.clips).split(shard_clips)
-        counts = []
-        for index, group in enumerate(groups):
-            part = self.select(group)
-            tensors = {"audio": part.audio, "text": part.text, "clip": part.clip}
-            shard = Shard(tensors, (part.ids, part.captions))
-            counts.append(write_shard(shard, *shard_files(folder, index, len(groups))))
-        write_header(folder, tensors["audio"], counts, self.metadata)
-
     def sample(self, most: int) -> "PairedEmbeddings":
         """The first `most` clips, or all of them where they are fewer."""
         return self if self.clips <= most else self.select(torch.arange(most))
 
-    @property
-    def _rows(self) -> Tensor:
-        """The rows of the table's audio that these pairs have."""
-        return torch.arange(self.clips) if self._chosen is None else self._chosen
-
-    @property
+    @cached_property
     def _caption_rows(self) -> Tensor:
         """The rows of the table's text that these pairs have."""
-        return torch.arange(len(self)) if self._chosen is None else self._selection[0]
+        return torch.arange(len(self)) if self._is_whole else self._selection[0]
 
     @cached_property
     def _selection(self) -> tuple[Tensor, Tensor]:
         """The rows of the table's text that a selection has, and the selected clip that each of them describes."""
-        assert self._chosen is not None
         place = torch.full((self._table.count("audio"),), -1)
-        place[self._chosen] = torch.arange(len(self._chosen))
+        place[self._rows] = torch.arange(self.clips)
         clip, rows = place[self._table.whole("clip")].sort(stable=True)
         return rows[clip >= 0], clip[clip >= 0]
 

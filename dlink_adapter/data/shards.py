@@ -53,8 +53,9 @@ class Shard:
         for name, captions_of in zip(ids, captions or [], strict=False):
             if not all(isinstance(caption, str) and caption.strip() for caption in captions_of):
                 raise ValueError(f"clip {name!r} has a caption that is empty or not a string: {captions_of}")
-        _check_rows("the audio", audio, ids, torch.arange(clips))
-        _check_rows("a caption", text, ids, clip)
+        for what, rows, owners in (("the audio", audio, torch.arange(clips)), ("a caption", text, clip)):
+            if len(bad := owners[~usable(rows)]):
+                raise ValueError(f"the embedding of {what} of clip {ids[bad[0]]!r} is zero, or has NaN or Inf")
 
 
 class MappedShard(Shard):
@@ -94,13 +95,11 @@ def in_memory(
     """A shard of tensors on the CPU: see `PairedEmbeddings.from_tensors`."""
     audio, text = (torch.as_tensor(rows).detach().cpu() for rows in (audio, text))
     if audio.ndim != 2 or text.ndim != 2 or audio.shape[1] != text.shape[1] or audio.dtype != text.dtype:
-        raise ValueError(
-            "audio and text must be (n, dim) and (m, dim) of one dim and dtype, got "
-            f"{tuple(audio.shape)} {audio.dtype} and {tuple(text.shape)} {text.dtype}"
-        )
+        given = f"{tuple(audio.shape)} {audio.dtype} and {tuple(text.shape)} {text.dtype}"
+        raise ValueError(f"audio and text must be (n, dim) and (m, dim) of one dim and dtype, got {given}")
     owners = torch.arange(len(text)) if clip is None else torch.as_tensor(clip).cpu().long()
     if captions is not None:
-        counts = torch.tensor([len(of_clip) for of_clip in captions], dtype=torch.long)
+        counts = torch.tensor([*map(len, captions)], dtype=torch.long)
         counted = torch.arange(len(captions)).repeat_interleave(counts)
         if clip is not None and not torch.equal(counted, owners):
             raise ValueError("captions and clip disagree on how many captions each clip has")
@@ -130,15 +129,9 @@ def write_shard(shard: Shard, tensors_file: Path, captions_file: Path) -> dict[s
 
 def write_header(folder: Path, rows: Tensor, shards: list[dict[str, int]], metadata: dict[str, Any]) -> None:
     """Write `header.json`, with the dim and the dtype of `rows`. A folder without it cannot be opened."""
-    header = {
-        "format_version": FORMAT_VERSION,
-        "dim": rows.shape[1],
-        "dtype": _dtype_name(rows),
-        "clips": sum(shard["clips"] for shard in shards),
-        "captions": sum(shard["captions"] for shard in shards),
-        "shards": shards,
-        "metadata": metadata,
-    }
+    totals = {name: sum(shard[name] for shard in shards) for name in ("clips", "captions")}
+    layout = {"format_version": FORMAT_VERSION, "dim": rows.shape[1], "dtype": _dtype_name(rows)}
+    header = {**layout, **totals, "shards": shards, "metadata": metadata}
     write_atomically(folder / "header.json", json.dumps(header, indent=2))
 
 
@@ -169,12 +162,6 @@ def usable(rows: Tensor) -> Tensor:
     """(n,) bool: which of these rows (n, dim) are finite and not zero."""
     norm = torch.cat([block.float().norm(dim=-1) for block in rows.split(BLOCK_ROWS)])
     return norm.isfinite() & (norm > 0)
-
-
-def _check_rows(what: str, rows: Tensor, ids: list[str], clip: Tensor) -> None:
-    bad = (~usable(rows)).nonzero().flatten().tolist()
-    if bad:
-        raise ValueError(f"the embedding of {what} of clip {ids[clip[bad[0]]]!r} is zero, or has NaN or Inf")
 
 
 def _dtype_name(x: Tensor) -> str:

@@ -1,1 +1,1 @@
-"""From files and captions to paired embeddings: encoders, decoding, the plan, the run, the report."""
+"""From files and captions to paired embeddings: encoders, decoding, the plan, the run."""

@@ -4,7 +4,7 @@ This is everything that an audio encoder needs before its first layer. soundfile
 mp3, soxr changes the sampling rate; both are in `pip install "dlink-adapter[clap]"`.
 """
 
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dlink_adapter.extract.encoders import UnreadableError
+from dlink_adapter.extras import import_extra
+
+import_clap_extra = partial(import_extra, extra="clap")
 
 Waveform = NDArray[np.float32]
 
@@ -27,26 +30,11 @@ class AudioError(UnreadableError):
     """A clip that cannot be used; the message names the clip and the cause."""
 
 
-def import_clap_extra(module: str) -> Any:
-    """Imports a library of the extra `clap`, or raises an ImportError that names it."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(f'{module} is needed here: pip install "dlink-adapter[clap]"') from error
-
-
 def load_audio(path: str | Path, rate: int) -> Waveform:
-    """Decodes an audio file to mono at `rate` Hz.
+    """Decodes an audio file to mono at `rate` Hz: float32 `(samples,)`, full scale is 1.
 
-    Args:
-        path: wav, flac, ogg or mp3 with any number of channels, which are averaged, and any sample format.
-        rate: sampling rate of the result in Hz.
-
-    Returns:
-        float32 `(samples,)`, full scale is 1. Silence is audio; it is returned as zeros.
-
-    Raises:
-        AudioError: the file is missing, empty, not audio, too short for one sample, or has NaN or infinite samples.
+    wav, flac, ogg and mp3 are read, in any sample format; any number of channels is averaged. Raises AudioError where
+    the file is missing, empty, not audio, too short for one sample, or has NaN or infinite samples.
     """
     try:
         audio, native_rate = _decode(Path(path))
@@ -81,11 +69,7 @@ def resample(audio: Waveform, rate: int, new_rate: int) -> Waveform:
 
 
 def check_waveform(audio: Any) -> Waveform:
-    """Returns one mono waveform as a float32 array `(samples,)`.
-
-    Raises:
-        AudioError: not one-dimensional, without samples, or with NaN or infinite samples.
-    """
+    """One mono waveform as a float32 array `(samples,)`. Raises AudioError on other shapes, no samples, NaN or Inf."""
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 1:
         raise AudioError(f"expected mono audio of shape (samples,), got {audio.shape}; average the channels first")
@@ -112,12 +96,8 @@ def windows(audio: Waveform, rate: int, seconds: float = 10.0) -> list[Waveform]
 def log_mel(audio: Tensor, filters: Tensor, *, fft_size: int, hop: int) -> Tensor:
     """Log-mel spectrogram in dB of power, floored at -100 dB: `(..., samples)` -> `(..., frames, mels)` float32.
 
-    Args:
-        audio: waveforms.
-        filters: mel filter bank `(fft_size // 2 + 1, mels)`.
-        fft_size: length of the periodic Hann window and of the transform, in samples; frames are centred, with
-            reflected edges.
-        hop: distance between frames in samples.
+    `filters` is the mel filter bank `(fft_size // 2 + 1, mels)`. Frames have the length of the periodic Hann window and
+    of the transform, `fft_size` samples, are `hop` samples apart, and centred, with reflected edges.
     """
     window = torch.hann_window(fft_size, dtype=torch.float64, device=audio.device)
     edges = pad(audio.reshape(-1, audio.shape[-1]), (fft_size // 2, fft_size // 2), mode="reflect")

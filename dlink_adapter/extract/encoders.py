@@ -27,9 +27,7 @@ class UnreadableError(ValueError):
 class Loaded:
     """A file after decoding and preprocessing, which need no model and can run in another process.
 
-    Args:
-        features: float32, of the shape that its encoder takes.
-        seconds: length of the audio; 0 for an image or an embedding.
+    `features` has the shape that its encoder takes; `seconds` is the length of audio, and 0 for all else.
     """
 
     features: NDArray[np.float32]
@@ -53,30 +51,28 @@ class Encoder(Protocol):
     @property
     def load(self) -> Callable[[str | Path], Loaded]:
         """A function that reads one file. It can be pickled, needs no model, and raises UnreadableError."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Id, revision, fingerprint and preprocessing as JSON, for the header of the embeddings."""
-        ...
 
-    def encode_text(self, captions: Sequence[str], /) -> Tensor:  # (n, dim)
-        ...
+    def encode_text(self, captions: Sequence[str], /) -> Tensor:
+        """Captions -> (n, dim)."""
 
 
 @runtime_checkable
 class AudioEncoder(Encoder, Protocol):
     """An encoder of audio and text."""
 
-    def encode_audio(self, clips: Iterable[Any], /) -> Tensor:  # files, or what `load` made of them -> (n, dim)
-        ...
+    def encode_audio(self, clips: Iterable[Any], /) -> Tensor:
+        """Files, or what `load` made of them -> (n, dim)."""
 
 
 @runtime_checkable
 class ImageEncoder(Encoder, Protocol):
     """An encoder of images and text."""
 
-    def encode_image(self, images: Iterable[Any], /) -> Tensor:  # files, or what `load` made of them -> (n, dim)
-        ...
+    def encode_image(self, images: Iterable[Any], /) -> Tensor:
+        """Files, or what `load` made of them -> (n, dim)."""
 
 
 # name -> "module:Class". The class has `from_pretrained(path, **options)`; its module is imported on first use.
@@ -90,19 +86,10 @@ ENCODERS: dict[str, str] = {
 
 
 def load_encoder(name: str, path: str, **options: Any) -> Any:
-    """Loads the encoder registered as `name` from a hub id or a local folder.
+    """Loads the `AudioEncoder` or `ImageEncoder` with this name in `ENCODERS` from a hub id or a local folder.
 
-    Args:
-        name: a key of `ENCODERS`.
-        path: given to the class's `from_pretrained`, as are the `options`: each takes `revision`, `device` and
-            `batch_size`.
-
-    Returns:
-        An `AudioEncoder` or an `ImageEncoder`.
-
-    Raises:
-        ValueError: no encoder has that name.
-        ImportError: the library behind it is not installed; the message names the extra.
+    `path` and `options` are those of its class's `from_pretrained`; each takes `revision`, `device` and `batch_size`.
+    Raises ValueError on an unknown name, and ImportError, which names the extra, without the library behind it.
     """
     if name not in ENCODERS:
         raise ValueError(f"unknown encoder {name!r}; known: {', '.join(sorted(ENCODERS))}")
@@ -115,8 +102,7 @@ def encode_distinct(
 ) -> Tensor:
     """Captions to unit-norm rows `(n, dim)` by `embed`, a batch at a time; equal ones are computed once.
 
-    Raises:
-        ValueError: a caption is blank or not a string, by its place in `captions`.
+    Raises ValueError on a caption that is blank or not a string, with its place in `captions`.
     """
     check_sequence(captions)
     for index, caption in enumerate(captions):
@@ -135,11 +121,8 @@ def encode_windows(
 ) -> Tensor:
     """The unit-norm embeddings of clips `(clips, dim)`: each the mean over the windows of the clip.
 
-    Args:
-        windows: (clip, window), with clips numbered from 0 and the windows of a clip one after another.
-        embed: a batch of windows to rows `(n, dim)`.
-        batch_size: windows in a batch.
-        dim: width of a row.
+    `windows` are (clip, window), with clips numbered from 0 and the windows of a clip one after another. `embed` maps a
+    batch of windows to rows `(n, dim)`.
     """
     sums: list[Tensor] = []
     left = iter(windows)
@@ -159,10 +142,9 @@ def check_sequence(items: Any) -> None:
 
 
 def pooled(output: Any, dim: int) -> Tensor:
-    """The projected embedding, float32 on the CPU. transformers 4 returns a tensor, transformers 5 an output object.
+    """The projected embedding, float32 on the CPU; transformers 4 returns a tensor, transformers 5 an output object.
 
-    Raises:
-        ValueError: it is not `dim` wide.
+    Raises ValueError where it is not `dim` wide.
     """
     embedding: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     if embedding.shape[-1] != dim:
@@ -185,9 +167,8 @@ def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
 def fingerprint(model: nn.Module, settings: Sequence[dict[str, Any]], vocabulary: dict[str, int]) -> str:
     """16 hex digits of a hash over the weights of a model, the settings that change its outputs, and the vocabulary."""
     digest = hashlib.sha256()
-    for group in settings:
+    for group in (*settings, sorted(vocabulary.items())):
         digest.update(json.dumps(group).encode())
-    digest.update(json.dumps(sorted(vocabulary.items())).encode())
     for name, parameter in sorted(model.named_parameters()):
         # Training changes every tensor, so that its first values are enough to tell checkpoints apart.
         first = parameter.detach().flatten()[:64].float().cpu()

@@ -1,23 +1,26 @@
 """From files and captions to paired embeddings, shard by shard: resumable, and the same in any number of processes.
 
 A plan (`plan.py`) lists the pieces of the work. The processes divide the pieces (`run.py`), and the first process puts
-the results together (`report.py`). A process waits for another by looking at the plan's folder and not over the
-network, so there is no time limit; it stops with an error where the other has died.
+the results together. A process waits for another by looking at the plan's folder and not over the network, so there is
+no time limit; it stops with an error where the other has died.
 """
 
 import errno
+import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
+from dlink_adapter.bridge.space import mean_pairwise_cosine
 from dlink_adapter.data.clip_tables import Clip
-from dlink_adapter.data.shards import read_header
+from dlink_adapter.data.shards import MappedShard, read_header, shard_files, write_header
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder
 from dlink_adapter.extract.plan import Plan, hold
-from dlink_adapter.extract.report import finish
 from dlink_adapter.extract.run import Processes, Run
+from dlink_adapter.files import read_jsonl, to_jsonl, write_atomically
 
 __all__ = ["Processes", "extract"]
 
@@ -52,8 +55,7 @@ def extract(
         pairwise cosine of each tower.
 
     Raises:
-        FileExistsError: the folder holds something else.
-        BlockingIOError: another run writes to it.
+        FileExistsError, BlockingIOError: the folder holds something else, or another run writes to it.
         ChildProcessError: another process of this extraction died; what was done stays, and the next run goes on.
         ImportError: the system has no `fcntl`, as Windows.
         ValueError: an unfinished run with other settings, no usable clip, a text tower that is constant.
@@ -65,7 +67,7 @@ def extract(
     settings = {**encoder.describe(), **(settings or {}), "shard_clips": shard_clips}
     run = Run(Plan(out), encoder, processes, workers, progress)
     is_first = not processes.index
-    with _room_for(out):
+    try:
         if _finished(out, settings):
             processes.meet()
         else:
@@ -76,24 +78,15 @@ def extract(
                 run.encode()
                 if is_first:
                     finish(run.plan, settings)
-        if not is_first:
-            return None
-        shutil.rmtree(run.plan.work, ignore_errors=True)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            error.strerror = f"{error.strerror}: make room for {out} and run this again; what is done is kept"
+        raise
+    if not is_first:
+        return None
+    shutil.rmtree(run.plan.work, ignore_errors=True)
     report: dict[str, Any] = read_header(out)["metadata"]["report"]
     return report
-
-
-@contextmanager
-def _room_for(out: Path) -> Iterator[None]:
-    """Adds to the error of a full disk what to do about it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise OSError(
-            error.errno, f"{error.strerror}: make room for {out} and run this again; what is done is kept"
-        ) from error
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> bool:
@@ -105,3 +98,41 @@ def _finished(out: Path, settings: dict[str, Any]) -> bool:
     elif not out.exists() or (out.is_dir() and (not any(out.iterdir()) or (out / ".work").is_dir())):
         return False
     raise FileExistsError(f"{out} holds something else already: choose another name or remove it first")
+
+
+def finish(plan: Plan, settings: dict[str, Any]) -> None:
+    """Give the shards their final names and write the header, with which the folder is complete."""
+    records = [json.loads(plan.record(piece).read_text(encoding="utf-8")) for piece in range(len(plan.clips))]
+    unreadable = [entry for record in records for entry in record["skipped"]]
+    full = [piece for piece, record in enumerate(records) if record["clips"]]
+    if not full:
+        raise ValueError(f"none of the {len(unreadable)} files can be used; the first: {unreadable[0]['reason']}")
+    shards = []
+    for number, piece in enumerate(full):
+        named = shard_files(plan.out, number, len(full))
+        for made, path in zip(plan.shard_files(piece), named, strict=True):
+            if made.exists():  # otherwise a run that was killed has renamed it
+                os.replace(made, path)
+        shards.append(MappedShard(*named))
+    missing = read_jsonl(plan.folder / "missing.jsonl")
+    seconds = [value for record in records for value in record["seconds"]]
+    audio = mean_pairwise_cosine(shard.tensors["audio"] for shard in shards)
+    text = mean_pairwise_cosine(load_file(plan.text_file(piece))["text"] for piece in range(len(plan.texts)))
+    report = {
+        "clips": len(seconds),
+        "missing": len(missing),
+        "unreadable": len(unreadable),
+        "captions_a_clip": _spread([value for record in records for value in record["captions_a_clip"]]),
+        "hours": round(sum(seconds) / 3600, 4),
+        "seconds_a_clip": _spread(seconds),
+        "mean_pairwise_cosine": {"audio": audio and round(audio, 5), "text": text and round(text, 5)},
+    }
+    counts = [{name: records[piece][name] for name in ("clips", "captions")} for piece in full]
+    write_atomically(plan.work / "skipped.jsonl", to_jsonl(missing + unreadable))
+    write_header(plan.work, shards[0].tensors["audio"], counts, {**settings, "report": report})
+    for name in ("skipped.jsonl", "header.json"):
+        os.replace(plan.work / name, plan.out / name)
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"mean": round(sum(values) / len(values), 3), "min": round(min(values), 3), "max": round(max(values), 3)}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dlink_adapter.data.clip_tables import Clip
-from dlink_adapter.files import appearing_folder, read_jsonl, to_jsonl, write_atomically
+from dlink_adapter.files import appearing_folder, keep_settings, to_jsonl, write_atomically
 
 TEXTS = 65536  # distinct captions in a piece
 HELD, DONE, DIED = "held", "done", ""  # states of a lock
@@ -34,17 +34,9 @@ class Plan:
     def prepare(self, clips: Sequence[Clip], settings: dict[str, Any], shard_clips: int) -> None:
         """Write the plan, or check that the one in the folder has the same settings. The first process calls this.
 
-        Raises:
-            ValueError: the folder holds an unfinished extraction with other settings, or the file of no clip exists.
+        Raises ValueError where an unfinished extraction has other settings, or the file of no clip exists.
         """
-        path = self.work / "settings.json"
-        if not path.is_file():
-            write_atomically(path, json.dumps(settings, indent=2))
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in settings.keys() | before.keys() if settings.get(name) != before.get(name)]
-        if changed:
-            was = ", ".join(f"{name} {before.get(name)!r} then, {settings.get(name)!r} now" for name in sorted(changed))
-            raise ValueError(f"{self.out} holds an unfinished extraction with other settings ({was}): remove it first")
+        keep_settings(self.work / "settings.json", settings, f"{self.out} holds an unfinished extraction")
         for left_by_a_kill in self.work.glob(".*-*"):
             left_by_a_kill.unlink()
         if not self.folder.exists():
@@ -80,11 +72,6 @@ class Plan:
     def texts(self) -> list[Path]:
         """The files that list the distinct captions, one for each piece."""
         return sorted(self.folder.glob("texts-*.json"))
-
-    @property
-    def missing(self) -> list[dict[str, str]]:
-        """The clips without a file."""
-        return read_jsonl(self.folder / "missing.jsonl")
 
     def text_file(self, piece: int) -> Path:
         """The embeddings of `texts[piece]`."""
@@ -132,9 +119,8 @@ def _locked(file: IO[str]) -> bool:
     try:
         import fcntl
     except ImportError as error:
-        raise ImportError(
-            "an extraction locks its folder with fcntl, which this system lacks: run it on Linux or macOS, or in WSL"
-        ) from error
+        lack = "an extraction locks its folder with fcntl, which this system lacks"
+        raise ImportError(f"{lack}: run it on Linux or macOS, or in WSL") from error
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

@@ -8,13 +8,14 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from dlink_adapter.bridge.space import mean_pairwise_cosine
@@ -29,33 +30,19 @@ POLL = 0.2  # seconds
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share an extraction.
+    """The processes that share an extraction: `meet` waits until all of them have called it."""
 
-    Args:
-        index: the number of this process, from 0.
-        count: how many there are.
-        meet: waits until all of them have called it.
-    """
-
-    index: int = 0
+    index: int = 0  # of this process
     count: int = 1
     meet: Callable[[], None] = lambda: None
 
 
-class _Files(Dataset[Loaded | str]):
-    """Files as the encoder takes them, or the reason why a file cannot be used."""
-
-    def __init__(self, paths: list[str], load: Callable[[str | Path], Loaded]):
-        self.paths, self.load = paths, load
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Loaded | str:
-        try:
-            return self.load(self.paths[index])
-        except UnreadableError as error:
-            return str(error)
+def _read(load: Callable[[str | Path], Loaded], path: str) -> Loaded | str:
+    """A file as the encoder takes it, or the reason why it cannot be used."""
+    try:
+        return load(path)
+    except UnreadableError as error:
+        return str(error)
 
 
 class Run:
@@ -98,10 +85,9 @@ class Run:
             died = {other for other in self.others if state(self.plan.lock(other)) == DIED}
             unfinished = [piece % count for piece, path in enumerate(made) if not path.exists()]  # a process for each
             for other in died.intersection(unfinished):
-                raise ChildProcessError(
-                    f"process {other} of {count} (numbered from 0) died with {unfinished.count(other)} of its pieces "
-                    f"left to encode: run this again, what is done in {self.plan.out} is kept"
-                )
+                left = f"{unfinished.count(other)} of its pieces left to encode"
+                advice = f"run this again, what is done in {self.plan.out} is kept"
+                raise ChildProcessError(f"process {other} of {count} (numbered from 0) died with {left}: {advice}")
             if not unfinished:
                 return
             time.sleep(POLL)
@@ -136,9 +122,8 @@ class Run:
             record = dict(write_shard(shard, *self.plan.shard_files(piece)))
         record["seconds"] = [seconds for _, seconds in kept]
         record["captions_a_clip"] = [len(clip["captions"]) for clip, _ in kept]
-        record["skipped"] = [
-            skipped(clip["id"], clip["path"], reasons[clip["id"]]) for clip in clips if clip["id"] in reasons
-        ]
+        lost = [clip for clip in clips if clip["id"] in reasons]
+        record["skipped"] = [skipped(clip["id"], clip["path"], reasons[clip["id"]]) for clip in lost]
         write_atomically(self.plan.record(piece), json.dumps(record))
 
     def _text_rows(self, places: Tensor) -> Tensor:
@@ -149,19 +134,18 @@ class Run:
         return rows
 
     def _loaded(self, paths: list[str]) -> Iterator[Loaded | str]:
-        files = _Files(paths, self.encoder.load)
+        read = partial(_read, self.encoder.load)
         if not self.workers:
-            return (files[index] for index in range(len(files)))
-        ahead = 64 // self.workers + 1
+            return map(read, paths)
+        workers: dict[str, Any] = {"num_workers": self.workers, "prefetch_factor": 64 // self.workers + 1}
         # An iterator, because tqdm would iterate over the loader twice, and each iteration starts workers.
-        return iter(DataLoader(files, batch_size=None, num_workers=self.workers, prefetch_factor=ahead))
+        return iter(DataLoader(paths, batch_size=None, collate_fn=read, **workers))  # type: ignore[arg-type]
 
 
 def check_text_tower(blocks: Iterable[Tensor]) -> None:
     """Raises ValueError where distinct captions all have the same embedding, as with a tokenizer without its files."""
     cosine = mean_pairwise_cosine(blocks)
     if cosine is not None and cosine > CONSTANT:
-        raise ValueError(
-            f"the text tower is constant: distinct captions have a mean pairwise cosine of {cosine:.5f}. "
-            "Are the tokenizer's files and the weights those of this encoder?"
-        )
+        question = "Are the tokenizer's files and the weights those of this encoder?"
+        found = f"distinct captions have a mean pairwise cosine of {cosine:.5f}"
+        raise ValueError(f"the text tower is constant: {found}. {question}")

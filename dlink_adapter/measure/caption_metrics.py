@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from dlink_adapter.measure.caption_scorers import BLEU, SCORERS, Captions, NotRun
 from dlink_adapter.measure.caption_tokenizers import TOKENIZERS
 from dlink_adapter.measure.significance import Pooled
@@ -41,21 +43,16 @@ def score(
     *,
     tokenizer: Literal["ptb", "plain"] | None = None,
 ) -> CaptionScores:
-    """Score one prediction a clip against the clip's reference captions.
+    """Score one prediction a clip, possibly "", against the clip's reference captions, of which there are one or more.
 
-    Args:
-        predictions: one caption for each clip, possibly "".
-        references: one or more captions for each clip.
-        metrics: some of `METRICS`; None means all of them.
-        tokenizer: None takes `ptb` where Java is installed and `plain` elsewhere.
+    `metrics` are some of `METRICS`, by default all of them. Without a `tokenizer` it is `ptb` where Java is installed
+    and `plain` elsewhere.
 
     Corpus BLEU and METEOR are functions of counts summed over the clips, not means of the clips' scores. CIDEr-D takes
     its idf from the references given, so scores of different test sets, or of parts of one, cannot be compared.
 
-    Raises:
-        ValueError: on unequal lengths, nothing to score, a clip without references, or an unknown metric.
-        TypeError: on a caption that is not a string.
-        ImportError: without pycocoevalcap.
+    Raises ValueError on unequal lengths, nothing to score, a clip without references, or an unknown metric, TypeError
+    on a caption that is not a string, and ImportError without pycocoevalcap.
     """
     wanted = METRICS if metrics is None else tuple(metrics)
     _check(predictions, references, wanted)
@@ -74,11 +71,12 @@ def score(
             not_run |= dict.fromkeys(names, str(reason))
     if "spider" in wanted:
         _add_spider(results, not_run)
+    pooled = {name: results[name] for name in wanted if name in results}
     predicted = [caption.split() for (caption,) in tokenized.predictions.values()]
     return CaptionScores(
-        scores={name: results[name].corpus if name in results else None for name in wanted},
-        per_clip={name: results[name].clips for name in wanted if name in results},
-        pooled={name: results[name] for name in wanted if name in results},
+        scores={name: pooled[name].corpus if name in pooled else None for name in wanted},
+        per_clip={name: corpus.clips for name, corpus in pooled.items()},
+        pooled=pooled,
         not_run={name: not_run[name] for name in wanted if name in not_run},
         tokenizer=tokenizer,
         vocabulary=len({word for words in predicted for word in words}),
@@ -88,12 +86,11 @@ def score(
 
 def _add_spider(results: dict[str, Pooled], not_run: dict[str, str]) -> None:
     """SPIDEr = (CIDEr-D + SPICE) / 2 (Liu et al., ICCV 2017)."""
-    missing = [name for name in ("cider_d", "spice") if name in not_run]
-    if missing:
+    parts = ("cider_d", "spice")
+    if missing := [name for name in parts if name in not_run]:
         not_run["spider"] = f"needs {' and '.join(missing)}, which did not run"
-        return
-    pairs = zip(results["cider_d"].clips, results["spice"].clips, strict=True)
-    results["spider"] = Pooled.mean([(cider + spice) / 2 for cider, spice in pairs])
+    else:
+        results["spider"] = Pooled.mean(np.mean([results[name].clips for name in parts], axis=0))
 
 
 def _tokenized(captions: Captions, tokenize: Callable[[list[str]], list[str]]) -> Captions:

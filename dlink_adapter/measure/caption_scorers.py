@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from huggingface_hub import try_to_load_from_cache
 
-from dlink_adapter.measure.extra import import_metrics_extra
+from dlink_adapter.extras import import_extra
 from dlink_adapter.measure.significance import Floats, Pooled
 
 BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
@@ -44,7 +44,7 @@ class NotRun(Exception):
 
 def _bleu(captions: Captions) -> list[Pooled]:
     """BLEU-1 to BLEU-4 with the closest reference length (Papineni et al., ACL 2002)."""
-    scorer = import_metrics_extra("pycocoevalcap.bleu.bleu_scorer").BleuScorer(n=len(BLEU))
+    scorer = import_extra("pycocoevalcap.bleu.bleu_scorer", "metrics").BleuScorer(n=len(BLEU))
     for clip, references in captions.references.items():
         scorer += (captions.predictions[clip][0], references)
     counts = np.array([_bleu_counts(**clip) for clip in scorer.ctest], dtype=np.float64)
@@ -67,14 +67,14 @@ def _bleu_of_sums(sums: Floats, order: int) -> Floats:
 
 def _rouge_l(captions: Captions) -> list[Pooled]:
     """ROUGE-L, F-measure of the longest common subsequence (Lin, 2004)."""
-    return [Pooled.mean(import_metrics_extra("pycocoevalcap.rouge.rouge").Rouge().compute_score(*captions)[1])]
+    return [Pooled.mean(import_extra("pycocoevalcap.rouge.rouge", "metrics").Rouge().compute_score(*captions)[1])]
 
 
 def _cider_d(captions: Captions) -> list[Pooled]:
     """CIDEr-D: CIDEr with clipped counts and a length penalty (Vedantam et al., CVPR 2015), which COCO calls CIDEr."""
     if len(captions.references) < 2:
         raise NotRun("its idf weights need at least two clips")
-    return [Pooled.mean(import_metrics_extra("pycocoevalcap.cider.cider").Cider().compute_score(*captions)[1])]
+    return [Pooled.mean(import_extra("pycocoevalcap.cider.cider", "metrics").Cider().compute_score(*captions)[1])]
 
 
 def _meteor(captions: Captions) -> list[Pooled]:
@@ -116,7 +116,7 @@ def _meteor_of_sums(sums: Floats) -> Floats:
 @cache
 def _meteor_program() -> Any:
     """The running program. It takes seconds to start, so one process serves every call until the interpreter exits."""
-    scorer = import_metrics_extra("pycocoevalcap.meteor.meteor").Meteor()
+    scorer = import_extra("pycocoevalcap.meteor.meteor", "metrics").Meteor()
     atexit.register(_end, scorer.meteor_p)
     return scorer
 
@@ -129,7 +129,7 @@ def _end(program: "subprocess.Popen[bytes]") -> None:
 def _spice(captions: Captions) -> list[Pooled]:
     """SPICE (Anderson et al., ECCV 2016): F-score of scene-graph tuples."""
     _need_java()
-    module = import_metrics_extra("pycocoevalcap.spice.spice")
+    module = import_extra("pycocoevalcap.spice.spice", "metrics")
     folder = Path(module.__file__).with_name("lib")
     missing = [jar for jar in SPICE_JARS if not (folder / jar).exists()]
     if missing:

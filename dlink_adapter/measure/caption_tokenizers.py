@@ -5,12 +5,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from dlink_adapter.measure.extra import import_metrics_extra
+from dlink_adapter.extras import import_extra
 
 
 def ptb(captions: list[str]) -> list[str]:
     """The Penn Treebank tokenizer of Stanford CoreNLP, lower case, without punctuation: words joined by a space."""
-    module = import_metrics_extra("pycocoevalcap.tokenizer.ptbtokenizer")
+    module = import_extra("pycocoevalcap.tokenizer.ptbtokenizer", "metrics")
     jar = Path(module.__file__).with_name(module.STANFORD_CORENLP_3_4_1_JAR)
     command = ["java", "-Dfile.encoding=UTF-8", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
     # One line for each caption. Java also breaks lines at U+2028 and others, which would shift all later captions.

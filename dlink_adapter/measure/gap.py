@@ -15,6 +15,7 @@ from dlink_adapter.measure.retrieval import retrieval, similarities
 
 SAMPLE = 4096
 NEIGHBOURS = 10
+TINY = torch.finfo(torch.float64).tiny  # against division by zero
 HEADLINE = ("rmg", "paired_cosine", "centroid_distance")  # of a model card, with recall
 
 
@@ -39,8 +40,7 @@ def measure(
     the first k. All other metrics compare a clip with its first caption, so that data sets with one and with five
     captions a clip are comparable: the mean of several captions would have a smaller variance than one of them.
 
-    Raises:
-        ValueError: on shapes that do not match, NaN, Inf, zero rows, fewer than three clips, or a clip with no caption.
+    Raises ValueError on shapes that do not match, NaN, Inf, zero rows, fewer than three clips, or one without captions.
     """
     x, every_y = _unit(bridged, "bridged"), _unit(text, "text")
     clip, first = _captions_of(x, every_y, clip)
@@ -69,8 +69,7 @@ def paired_cosine(x: Tensor, y: Tensor) -> float:
 
 def unpaired_cosine(x: Tensor, y: Tensor) -> float:
     """Mean <x_i, y_j> over i != j, computed from the sums of x and of y."""
-    n = len(x)
-    return ((x.sum(0) @ y.sum(0) - (x * y).sum()) / (n * (n - 1))).item()
+    return ((x.sum(0) @ y.sum(0) - (x * y).sum()) / (len(x) * (len(x) - 1))).item()
 
 
 def rmg(x: Tensor, y: Tensor) -> float:
@@ -80,7 +79,7 @@ def rmg(x: Tensor, y: Tensor) -> float:
     """
     between = (1 - paired_cosine(x, y)) / 2
     within = (1 - unpaired_cosine(x, x)) / 4 + (1 - unpaired_cosine(y, y)) / 4
-    return between / max(between + within, torch.finfo(x.dtype).tiny)
+    return between / max(between + within, TINY)
 
 
 def probe_accuracy(x: Tensor, y: Tensor, *, ridge: float = 1e-3) -> float:
@@ -96,7 +95,7 @@ def probe_accuracy(x: Tensor, y: Tensor, *, ridge: float = 1e-3) -> float:
         seen = torch.cat([x[train], y[train]])
         mean = seen.mean(0)
         scatter = (seen - mean).T @ (seen - mean)
-        scatter.diagonal().add_(ridge * scatter.trace() / len(mean) + torch.finfo(x.dtype).tiny)
+        scatter.diagonal().add_(ridge * scatter.trace() / len(mean) + TINY)
         weight = torch.linalg.solve(scatter, (y[train] - x[train]).sum(0))
         correct += ((x[test] - mean) @ weight < 0).sum() + ((y[test] - mean) @ weight >= 0).sum()
     return correct.item() / (2 * len(x))
@@ -127,8 +126,8 @@ def frechet(x: Tensor, y: Tensor) -> float:
 def frechet_centred(x: Tensor, y: Tensor) -> float:
     """The covariance term of the Frechet distance, which is the distance of the centred modalities.
 
-    The trace of the root is the nuclear norm of the product of the data's triangular factors. This needs no matrix
-    root, and is exact when there are fewer items than dimensions.
+    The trace of the root is the nuclear norm of the product of the data's triangular factors, which needs no matrix
+    root and is exact also for fewer items than dimensions.
     """
     xc, yc = x - x.mean(0), y - y.mean(0)
     factor_x, factor_y = (torch.linalg.qr(c, mode="r").R for c in (xc, yc))
@@ -140,16 +139,15 @@ def mmd(x: Tensor, y: Tensor) -> float:
     """Unbiased squared MMD with an RBF kernel (Gretton et al., JMLR 2012, equation 4), at most `SAMPLE` clips.
 
     The bandwidth is the median distance of the pooled items. All three sums leave out i = j, since pairs are not
-    independent. Identical clouds give 0; the estimate is unbiased and can be slightly negative.
+    independent. Identical clouds give 0; the estimate can be slightly negative.
     """
     chosen = _subsample(len(x), x.device)
     x, y = x[chosen], y[chosen]
-    scale = 2 * torch.pdist(torch.cat([x, y])).median().square().clamp_min(torch.finfo(x.dtype).tiny)
+    scale = 2 * torch.pdist(torch.cat([x, y])).median().square().clamp_min(TINY)
     total = 0.0
     for a, b, sign in ((x, x, 1), (y, y, 1), (x, y, -2)):
-        for first in range(0, len(a), 1024):
-            kernel = (torch.cdist(a[first : first + 1024], b).square() / -scale).exp()
-            total += sign * (kernel.sum() - kernel.diagonal(first).sum()).item()
+        kernel = (torch.cdist(a, b).square() / -scale).exp()
+        total += sign * (kernel.sum() - kernel.trace()).item()
     return total / (len(x) * (len(x) - 1))
 
 
@@ -167,22 +165,18 @@ def gram_error(x: Tensor, y: Tensor) -> float:
 
 
 def gram_spearman(x: Tensor, y: Tensor) -> float:
-    """Spearman correlation of the upper triangles of the two Gram matrices, at most `SAMPLE` clips.
-
-    0 where one of the triangles is constant, as for a collapsed cloud.
-    """
+    """Spearman correlation of the Gram matrices' upper triangles, at most `SAMPLE` clips; 0 for a collapsed cloud."""
     chosen = _subsample(len(x), x.device)
     upper = torch.triu_indices(len(chosen), len(chosen), offset=1, device=x.device).unbind()
     a, b = (_average_ranks((z[chosen] @ z[chosen].T)[upper]) for z in (x, y))
-    a, b = a - a.mean(), b - b.mean()
-    return ((a @ b) / (a.norm() * b.norm()).clamp_min(torch.finfo(x.dtype).tiny)).item()
+    return torch.cosine_similarity(a - a.mean(), b - b.mean(), dim=0).item()
 
 
 def cka(x: Tensor, y: Tensor) -> float:
     """Linear CKA ||Yc^T Xc||^2 / (||Xc^T Xc|| ||Yc^T Yc||) (Kornblith et al., ICML 2019); 0 for a collapsed cloud."""
     xc, yc = x - x.mean(0), y - y.mean(0)
     scale = (xc.T @ xc).norm() * (yc.T @ yc).norm()
-    return ((yc.T @ xc).square().sum() / scale.clamp_min(torch.finfo(x.dtype).tiny)).item()
+    return ((yc.T @ xc).square().sum() / scale.clamp_min(TINY)).item()
 
 
 def knn_overlap(x: Tensor, y: Tensor, *, k: int = NEIGHBOURS) -> float:
@@ -197,15 +191,14 @@ def knn_overlap(x: Tensor, y: Tensor, *, k: int = NEIGHBOURS) -> float:
 
 def dispersion(x: Tensor, y: Tensor) -> float:
     """Total variance of x over that of y: 1 is that of text, 0 is a collapsed cloud."""
-    return (x.var(0).sum() / y.var(0).sum().clamp_min(torch.finfo(x.dtype).tiny)).item()
+    return (x.var(0).sum() / y.var(0).sum().clamp_min(TINY)).item()
 
 
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     metric.__name__: metric
     for metric in (
-        *(centroid_distance, paired_cosine, unpaired_cosine, rmg, probe_accuracy, knn_mixing),
-        *(frechet, frechet_centred, mmd, mmd_centred),
-        *(gram_error, gram_spearman, cka, knn_overlap, dispersion),
+        *(centroid_distance, paired_cosine, unpaired_cosine, rmg, probe_accuracy, knn_mixing, frechet),
+        *(frechet_centred, mmd, mmd_centred, gram_error, gram_spearman, cka, knn_overlap, dispersion),
     )
 }
 
@@ -245,10 +238,9 @@ def _captions_of(x: Tensor, y: Tensor, clip: Tensor | None) -> tuple[Tensor, Ten
     if len(x) < 3:
         raise ValueError(f"the gap needs at least three clips, got {len(x)}")
     row = torch.arange(len(y), device=y.device)
-    if clip is None:
-        if len(x) != len(y):
-            raise ValueError(f"{len(x)} clips and {len(y)} captions: pass clip, the row of bridged of each caption")
-        return row, row
+    if clip is None and len(x) != len(y):
+        raise ValueError(f"{len(x)} clips and {len(y)} captions: pass clip, the row of bridged of each caption")
+    clip = row if clip is None else clip
     if clip.shape != row.shape or clip.is_floating_point():
         raise ValueError(f"clip must hold {len(y)} integers, one a caption, got {clip.dtype} {tuple(clip.shape)}")
     if clip.min() < 0 or clip.max() >= len(x):

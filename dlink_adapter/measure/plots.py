@@ -8,13 +8,14 @@ different markers.
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from itertools import chain
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dlink_adapter.extras import import_extra
 from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.published import Measured, in_order
 
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 
 AUDIO, TEXT, LINE = "#D55E00", "#0072B2", "#777777"
 BARS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
-METRIC_NAMES = {
-    **{f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)},
-    **{"rouge_l": "ROUGE-L", "meteor": "METEOR", "cider_d": "CIDEr-D", "spice": "SPICE", "spider": "SPIDEr"},
-    "fense": "FENSE",
-}
+METRIC_NAMES = {f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)} | dict(
+    rouge_l="ROUGE-L", meteor="METEOR", cider_d="CIDEr-D", spice="SPICE", spider="SPIDEr", fense="FENSE"
+)
 MAX_POINTS = 2000  # of each modality in a panel: more would only overlap
 COLUMNS = 4  # of panels in a figure
 
@@ -40,9 +39,8 @@ def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *
     shapes that do not match, ImportError without matplotlib.
     """
     clouds = _unit_pairs(panels)
-    raw = torch.cat(next(iter(clouds.values())))
     figure, grid = _panels(len(clouds), 4.4, 4.8, sharex=True, sharey=True)
-    project, explained = _principal_plane(raw)
+    project, explained = _principal_plane(torch.cat(next(iter(clouds.values()))))
     for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
         shown = torch.randperm(len(audio), generator=torch.Generator().manual_seed(0))[:MAX_POINTS]
         points = project(audio[shown]), project(text[shown])
@@ -55,8 +53,7 @@ def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *
         axes.set_title(f"{_title(title)}\nmean paired cosine {(audio * text).sum(-1).mean():.2f}", fontsize=11)
         axes.set_xlabel(f"component 1 ({explained[0]:.0%} of the variance)")
     grid[0].set_ylabel(f"component 2 ({explained[1]:.0%})")
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, markerscale=1.8)
+    _legend(figure, markerscale=1.8)
     figure.suptitle(f"Audio and text embeddings, {min(pairs, len(shown))} pairs joined")
     return _save(figure, path)
 
@@ -74,18 +71,22 @@ def plot_caption_scores(path: str | Path, scores: Mapping[str, Mapping[str, Mapp
     methods = list(dict.fromkeys(name for by_method in scores.values() for name in by_method))
     figure = _figure(max(7.0, 0.42 * len(metrics) * (len(methods) + 1)), 3.4 * len(scores) + 0.4)
     rows = figure.subplots(len(scores), 1, squeeze=False)[:, 0]
+    width = 0.84 / len(methods)
     for axes, (setup, by_method) in zip(rows, scores.items(), strict=True):
         for place, method in enumerate(methods):
-            heights = [_percent(by_method.get(method, {}).get(metric)) for metric in metrics]
-            _bars(axes, heights, place, len(methods), label=_title(method))
+            found = [by_method.get(method, {}).get(metric) for metric in metrics]
+            heights = 100 * np.array(found, dtype=np.float64)  # None is NaN
+            left = np.arange(len(metrics)) + (place - (len(methods) - 1) / 2) * width
+            style = {"color": BARS[place % len(BARS)], "edgecolor": "black", "linewidth": 0.4}
+            bars = axes.bar(left, heights, width * 0.94, label=_title(method), **style)
+            axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)  # nothing for NaN
         axes.set_title(_title(setup), fontsize=11)
         axes.set_xticks(range(len(metrics)), [METRIC_NAMES[metric] for metric in metrics])
         axes.set_ylabel("score x 100")
         axes.margins(x=0.02, y=0.2)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(methods), 6), frameon=False)
+    _legend(figure)
     return _save(figure, path)
 
 
@@ -107,8 +108,7 @@ def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) 
         axes.set_xlabel("cosine of audio and text")
         axes.set_yticks([])
     grid[0].set_ylabel("density")
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    _legend(figure)
     figure.suptitle("Cosines of pairs and of others; dashed: the means")
     return _save(figure, path)
 
@@ -120,8 +120,7 @@ def plot_tradeoff(
 
     Raises KeyError on a metric that a method lacks, ImportError without matplotlib.
     """
-    figure = _figure(7.0, 5.0)
-    axes = figure.subplots()
+    figure, (axes,) = _panels(1, 7.0, 5.0)
     for place, (method, metrics) in enumerate(points.items()):
         x, y = metrics[across], metrics[up]
         style: dict[str, Any] = {"color": BARS[place % len(BARS)], "marker": "os^Dvp"[place % 6], "markersize": 8}
@@ -145,19 +144,17 @@ def plot_depth(
     figure, grid = _panels(len(panels), 4.4, 3.6)
     shown = sorted(cosines)[:: max(1, len(cosines) // 6)]
     places = {label: place for place, label in enumerate(dict.fromkeys(chain(*panels.values())))}
-    handles: dict[str, Any] = {}
     for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
         for label, curve in curves.items():
             place = places[label]
             style: dict[str, Any] = {"color": BARS[(place + 6) % len(BARS)], "marker": "os^Dvp"[place % 6]}
-            (handles[label],) = axes.plot([*curve], [*curve.values()], markersize=4, linewidth=1.2, **style)
+            axes.plot([*curve], [*curve.values()], label=label, markersize=4, linewidth=1.2, **style)
         axes.axvline(best, color=LINE, linewidth=1, linestyle="--")
         axes.set_xticks(shown, [f"{timestep}\n{cosines[timestep]:.2f}" for timestep in shown], fontsize=8)
         axes.set_title(_title(metric), fontsize=11)
         axes.set_xlabel("depth: timestep, and cosine with the clean embedding")
         axes.grid(color="#dddddd", linewidth=0.6)
-    below: dict[str, Any] = {"loc": "outside lower center", "ncols": min(len(handles), 5), "frameon": False}
-    figure.legend([*handles.values()], [*handles], **below)
+    _legend(figure)
     return _save(figure, path)
 
 
@@ -169,63 +166,44 @@ def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "c
     if all(row.scores.get(metric) is None for row in ours):
         raise ValueError(f"none of the {len(ours)} rows that were measured here has {metric}: nothing to compare")
     rows = [(row, score) for row in in_order(ours) if (score := row.scores.get(metric)) is not None]
-    figure = _figure(8.0, 0.38 * len(rows) + 1.4)
-    axes = figure.subplots()
-    handles: dict[str, Any] = {}
+    figure, (axes,) = _panels(1, 8.0, 0.38 * len(rows) + 1.4)
+    names = []
     for place, (row, score) in enumerate(rows):
-        here = isinstance(row, Measured)
-        style: dict[str, Any] = {"color": AUDIO} if here else {"facecolor": "white", "edgecolor": LINE, "hatch": "///"}
+        if isinstance(row, Measured):
+            origin, style = f"measured on {row.clips} clips", {"color": AUDIO, "label": "measured here"}
+        else:
+            origin, style = "published", {"facecolor": "white", "edgecolor": LINE, "hatch": "///"}
+            style["label"] = "published, not measured here"
+        names.append(f"{row.system} ({row.setup}), {origin}")
         bar = axes.barh(place, score, height=0.7, **style)
         axes.bar_label(bar, fmt="%.1f", fontsize=8, padding=3)
-        handles["measured here" if here else "published, not measured here"] = bar
-    labels = [
-        f"{row.system} ({row.setup}), "
-        + (f"measured on {row.clips} clips" if isinstance(row, Measured) else "published")
-        for row, _ in rows
-    ]
-    axes.set_yticks(range(len(rows)), labels, fontsize=9)
+    axes.set_yticks(range(len(rows)), names, fontsize=9)
     axes.set_xlabel(f"{METRIC_NAMES[metric]} x 100 on AudioCaps test")
     axes.margins(x=0.1)
-    figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=2, frameon=False)
+    _legend(figure)
     return _save(figure, path)
 
 
 def _principal_plane(rows: Tensor) -> tuple[Callable[[Tensor], Tensor], list[float]]:
     """The projection on the first two principal components of (n, dim), and the fraction of variance of each."""
     mean = rows.mean(0)
-    with torch.random.fork_rng(devices=[]):  # pca_lowrank draws from the global generator
-        torch.manual_seed(0)
-        _, scale, plane = torch.pca_lowrank(rows, q=min(6, *rows.shape))
-    explained = scale[:2].square() / (rows - mean).square().sum()
-    return lambda x: (x - mean) @ plane[:, :2], explained.tolist()
+    variances, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean))  # the largest last
+    return lambda x: (x - mean) @ axes[:, [-1, -2]], (variances[[-1, -2]] / variances.sum()).tolist()
 
 
 def _unit_pairs(panels: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
     if not panels:
         raise ValueError("there must be at least one panel, such as {'raw': (audio, text)}")
-    return {title: _unit_pair(title, audio, text) for title, (audio, text) in panels.items()}
-
-
-def _unit_pair(title: str, audio: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    if audio.ndim != 2 or audio.shape != text.shape or len(audio) < 2 or audio.shape[1] < 2:
-        raise ValueError(f"{title!r}: audio and text must both be (n, dim), got {[*audio.shape]}, {[*text.shape]}")
-    pair = torch.stack([audio.detach().cpu().double(), text.detach().cpu().double()])
-    pair /= pair.norm(dim=-1, keepdim=True)
-    if not pair.isfinite().all():
-        raise ValueError(f"{title!r}: an embedding is zero, NaN or Inf")
-    return pair[0], pair[1]
-
-
-def _bars(axes: Any, heights: list[float], place: int, places: int, label: str) -> None:
-    width = 0.84 / places
-    left = [group + (place - (places - 1) / 2) * width for group in range(len(heights))]
-    style = {"color": BARS[place % len(BARS)], "edgecolor": "black", "linewidth": 0.4}
-    bars = axes.bar(left, heights, width * 0.94, label=label, **style)
-    axes.bar_label(bars, ["" if isnan(height) else f"{height:.1f}" for height in heights], fontsize=7, padding=2)
-
-
-def _percent(score: float | None) -> float:
-    return float("nan") if score is None else 100 * score
+    unit = {}
+    for title, (audio, text) in panels.items():
+        if audio.ndim != 2 or audio.shape != text.shape or len(audio) < 2 or audio.shape[1] < 2:
+            raise ValueError(f"{title!r}: audio and text must both be (n, dim), got {[*audio.shape]}, {[*text.shape]}")
+        pair = torch.stack([audio.detach().cpu().double(), text.detach().cpu().double()])
+        pair /= pair.norm(dim=-1, keepdim=True)
+        if not pair.isfinite().all():
+            raise ValueError(f"{title!r}: an embedding is zero, NaN or Inf")
+        unit[title] = pair[0], pair[1]
+    return unit
 
 
 def _title(name: str) -> str:
@@ -233,24 +211,26 @@ def _title(name: str) -> str:
 
 
 def _figure(width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('figures need matplotlib: pip install "dlink-adapter[plot]"') from error
-    return Figure(figsize=(width, height), layout="constrained")
+    return import_extra("matplotlib.figure", "plot").Figure(figsize=(width, height), layout="constrained")
 
 
-def _panels(
-    count: int, width: float, height: float, *, sharex: bool = False, sharey: bool = False
-) -> "tuple[Figure, list[Any]]":
+def _panels(count: int, width: float, height: float, **shared: Any) -> "tuple[Figure, list[Any]]":
     """A figure with `count` axes of a size in inches, `COLUMNS` a row."""
     columns = min(count, COLUMNS)
     rows = -(-count // columns)
     figure = _figure(width * columns, height * rows)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False, **shared).ravel()
     for axes in grid[count:]:
         axes.remove()
     return figure, list(grid[:count])
+
+
+def _legend(figure: "Figure", **style: Any) -> None:
+    """One legend below all axes, with each label once."""
+    pairs = (pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True))
+    handles = {label: handle for handle, label in pairs}
+    columns = min(len(handles), 5)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, **style)
 
 
 def _save(figure: "Figure", path: str | Path) -> Path:

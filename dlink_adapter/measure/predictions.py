@@ -55,8 +55,7 @@ def read_predictions(path: Path) -> dict[str, str]:
 def match(clips: Sequence[Clip], predictions: dict[str, str]) -> Matched:
     """Match predictions to clips, in the order of the clips.
 
-    Raises:
-        ValueError: no prediction matches a clip, one matches several clips, or a clip has two predictions.
+    Raises ValueError where no prediction matches a clip, one matches several, or a clip has two predictions.
     """
     find, names = _Names(clips), dict[str, str]()  # the name of its prediction, by clip id
     unmatched = []
@@ -69,10 +68,8 @@ def match(clips: Sequence[Clip], predictions: dict[str, str]) -> Matched:
         else:
             names[clip] = name
     if not names:
-        first = f"{next(iter(predictions), None)!r}, the first clip {clips[0].id!r}"
-        raise ValueError(
-            f"none of {len(predictions)} predictions is of a clip with references: the first is of {first}"
-        )
+        first = f"the first is of {next(iter(predictions), None)!r}, the first clip {clips[0].id!r}"
+        raise ValueError(f"none of {len(predictions)} predictions is of a clip with references: {first}")
     matched = [clip for clip in clips if clip.id in names]
     missing = [clip.id for clip in clips if clip.id not in names]
     return Matched(matched, [predictions[names[clip.id]] for clip in matched], missing, unmatched)

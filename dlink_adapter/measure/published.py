@@ -14,40 +14,23 @@ COLUMNS = {"cider_d": "CIDEr-D", "spider": "SPIDEr"}
 
 @dataclass(frozen=True)
 class Published:
-    """Published scores of one system.
+    """Published scores of one system, under its name in the paper `source`.
 
-    Args:
-        system: its name in the paper.
-        setup: "zero-shot" is trained on text alone, "supervised" on audio and captions.
-        scores: of the whole AudioCaps test split, x 100, by name in `METRICS`.
-        source: the paper.
-        clips: number of test clips, None where it is unknown. Some of AudioCaps is no longer on YouTube.
+    A "zero-shot" system is trained on text alone, a "supervised" one on audio and captions. `scores` are those of the
+    AudioCaps test split, x 100, by name in `METRICS`; how many of its clips were still on YouTube is unknown.
     """
 
     system: str
     setup: Setup
     scores: Mapping[str, float | None]
     source: str
-    clips: int | None = None
-
-    @property
-    def measured_by(self) -> str:
-        return f"published: {self.source}"
-
-    @property
-    def tested_on(self) -> str:
-        return "unknown" if self.clips is None else str(self.clips)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores that were measured here.
+    """Scores that were measured here, on `clips` test clips.
 
-    Args:
-        system: name of the system that wrote the captions.
-        setup: as in `Published`.
-        raw_scores: those of `caption_metrics.score`; None or absent where a metric did not run.
-        clips: number of test clips.
+    `raw_scores` are those of `caption_metrics.score`, None or absent where a metric did not run.
     """
 
     system: str
@@ -63,14 +46,6 @@ class Measured:
     def scores(self) -> dict[str, float | None]:
         """x 100, as those of `Published`."""
         return {name: None if value is None else 100 * value for name, value in self.raw_scores.items()}
-
-    @property
-    def measured_by(self) -> str:
-        return "**measured** here"
-
-    @property
-    def tested_on(self) -> str:
-        return str(self.clips)
 
 
 COMET = "COMET / PLSHead, arXiv 2605.29628"
@@ -91,12 +66,18 @@ GAINS_SOURCE = "Diffusion-Link, arXiv 2510.11330, abstract"
 def comparison(ours: Sequence[Measured]) -> str:
     """Our rows and the published ones as a Markdown table, in the order of `in_order`, with notes on what differs."""
     head = ["system", "setup", *(f"{title} x 100" for title in COLUMNS.values()), "who measured it", "test clips"]
-    lines = [_line(head), _line(["---"] * len(head))]
+    table = [head, ["---"] * len(head)]
     for row in in_order(ours):
-        scores = [_cell(row.scores.get(name)) for name in COLUMNS]
-        lines.append(_line([row.system, row.setup, *scores, row.measured_by, row.tested_on]))
+        scores = [row.scores.get(name) for name in COLUMNS]
+        cells = ["not run" if score is None else f"{score:.1f}" for score in scores]
+        if isinstance(row, Measured):
+            origin = ["**measured** here", str(row.clips)]
+        else:
+            origin = [f"published: {row.source}", "unknown"]
+        table.append([row.system, row.setup, *cells, *origin])
     gains = " and ".join(f"up to {gain} % {setup}" for setup, gain in PUBLISHED_GAINS.items())
-    lines += [
+    lines = [
+        *("| " + " | ".join(cells) + " |" for cells in table),
         "",
         "Published rows are their authors' figures: other encoders, LLMs, training data and test clips than the rows",
         f"that were measured here. Relative gains that were published ({GAINS_SOURCE}): {gains},",
@@ -109,11 +90,3 @@ def in_order(ours: Sequence[Measured]) -> list[Published | Measured]:
     """Zero-shot rows, then supervised ones, each by increasing CIDEr-D; rows without one come first."""
     rows: list[Published | Measured] = [*PUBLISHED, *ours]
     return sorted(rows, key=lambda row: (row.setup != "zero-shot", row.scores.get("cider_d") or 0.0))
-
-
-def _cell(score: float | None) -> str:
-    return "not run" if score is None else f"{score:.1f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dlink_adapter.measure.extra import import_metrics_extra
+from dlink_adapter.extras import import_extra
 
 Floats = NDArray[np.float64]
 
@@ -25,12 +25,7 @@ DECIMALS = 12  # of a difference: without rounding, equal ones would differ by t
 
 @dataclass(frozen=True)
 class Pooled:
-    """A corpus score as a function of sums over clips.
-
-    Args:
-        counts: (clips, k), what is summed.
-        score: sums (..., k) to scores (...,).
-    """
+    """A corpus score as a function of sums over clips: `score` maps sums (..., k) of `counts` (clips, k) to (...,)."""
 
     counts: Floats
     score: Callable[[Floats], Floats]
@@ -42,7 +37,7 @@ class Pooled:
 
     @property
     def corpus(self) -> float:
-        """The score of the corpus."""
+        """The score of all clips together."""
         return float(self.score(self.counts.sum(axis=0)))
 
     @property
@@ -90,7 +85,7 @@ def compare(ours: Pooled, theirs: Pooled, *, resamples: int = RESAMPLES, seed: i
     observed, drawn = float(difference(rows[0], rows[1], axis=-1)), _bootstrap(difference, rows, resamples, seed)
     if clips == 1:  # scipy needs two
         return Comparison(observed, drawn, 1.0)
-    test = import_metrics_extra("scipy.stats").permutation_test(
+    test = import_extra("scipy.stats", "metrics").permutation_test(
         rows, difference, permutation_type="samples", n_resamples=resamples, batch=BATCH, rng=seed
     )
     return Comparison(observed, drawn, float(test.pvalue))
@@ -100,7 +95,7 @@ def _bootstrap(statistic: Callable[..., Floats], rows: list[NDArray[np.int64]], 
     """The percentile interval of a statistic of paired rows, (n,) each, that are drawn together."""
     if len(rows[0]) == 1:  # scipy needs two; the only resample of one clip is that clip
         return Interval(*[float(statistic(*rows, axis=-1))] * 2)
-    found = import_metrics_extra("scipy.stats").bootstrap(
+    found = import_extra("scipy.stats", "metrics").bootstrap(
         rows, statistic, paired=True, method="percentile", confidence_level=LEVEL, n_resamples=resamples, batch=BATCH,
         rng=seed,
     )  # fmt: skip

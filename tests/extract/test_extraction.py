@@ -1,6 +1,8 @@
 """Extraction: what is written, what a run that was killed leaves, what is refused."""
 
+import errno
 import json
+import os
 import signal
 from multiprocessing import get_context
 from pathlib import Path
@@ -154,6 +156,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, clips, encoder):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file"):
         extract(clips, encoder, tmp_path / "file" / "out", workers=0)
+
+
+def test_a_full_disk_says_what_to_do(tmp_path, clips, encoder, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"No space left .*: make room for .*out and run"):
+        patch.setattr(os, "fsync", full)
+        extract(clips, encoder, tmp_path / "out", workers=0)
+    assert extract(clips, encoder, tmp_path / "out", workers=0)["clips"] == 4
 
 
 def test_a_constant_text_tower_is_refused(tmp_path, clips, encoder):
