@@ -51,42 +51,45 @@ def extract(
         progress: shows a bar when on a terminal.
 
     Returns:
-        In the first process the report: clips, missing, unreadable, captions per clip, hours, seconds per clip, mean
-        pairwise cosine of each tower.
+        The report, in the first process alone: counts of clips, hours, mean pairwise cosine of each tower.
 
     Raises:
         FileExistsError, BlockingIOError: the folder holds something else, or another run writes to it.
-        ChildProcessError: another process of this extraction died; what was done stays, and the next run goes on.
-        ImportError: the system has no `fcntl`, as Windows.
-        ValueError: an unfinished run with other settings, no usable clip, a text tower that is constant.
-        OSError: the folder cannot be written, or the disk is full; what was done stays, and the next run goes on.
+        ChildProcessError, OSError: another process died, the folder cannot be written, or the disk is full; what was
+            done stays, and the next run goes on.
+        ImportError, ValueError: no `fcntl` (Windows); other settings, no usable clip, a text tower that is constant.
     """
     if shard_clips < 1 or workers < 0:
         raise ValueError(f"shard_clips must be at least 1 and workers at least 0, got {shard_clips} and {workers}")
     out, processes = Path(out).absolute(), processes or Processes()
     settings = {**encoder.describe(), **(settings or {}), "shard_clips": shard_clips}
     run = Run(Plan(out), encoder, processes, workers, progress)
-    is_first = not processes.index
     try:
         if _finished(out, settings):
             processes.meet()
         else:
-            with hold(run.plan.lock(processes.index)):  # before they meet, as others look at the lock afterwards
-                if is_first:
-                    run.plan.prepare(clips, settings, shard_clips)
-                processes.meet()
-                run.encode()
-                if is_first:
-                    finish(run.plan, settings)
+            _share(run, clips, settings, shard_clips)
     except OSError as error:
         if error.errno in NO_SPACE:
             error.strerror = f"{error.strerror}: make room for {out} and run this again; what is done is kept"
         raise
-    if not is_first:
+    if processes.index:
         return None
     shutil.rmtree(run.plan.work, ignore_errors=True)
     report: dict[str, Any] = read_header(out)["metadata"]["report"]
     return report
+
+
+def _share(run: Run, clips: list[Clip], settings: dict[str, Any], shard_clips: int) -> None:
+    """This process's part: its pieces, and, for the first one, the plan before them and the header after them."""
+    is_first = not run.processes.index
+    with hold(run.plan.lock(run.processes.index)):  # before they meet, as others look at the lock afterwards
+        if is_first:
+            run.plan.prepare(clips, settings, shard_clips)
+        run.processes.meet()
+        run.encode()
+        if is_first:
+            finish(run.plan, settings)
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> bool:

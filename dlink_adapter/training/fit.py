@@ -48,13 +48,7 @@ def fit(
             of a run with other settings or other pairs.
     """
     config, started = config or FitConfig(), time.monotonic()
-    train, held_out = _as_pairs(pairs, bridge), None if val is None else _as_pairs(val, bridge)
-    if held_out is None:
-        train, held_out = train.split((1 - config.holdout, config.holdout), seed=config.seed)
-    if held_out.clips < 3:
-        raise ValueError(
-            f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"
-        )
+    train, held_out = _parts(bridge, pairs, val, config)
     own_device = next(chain(bridge.parameters(), bridge.buffers())).device
     descent = Descent(config, None if out is None else Path(out), progress)
     bridge.cpu().learn(train, descent)  # formulas run in float64, which not every accelerator has
@@ -77,6 +71,22 @@ def gap_left(bridge: Bridge, pairs: PairedEmbeddings) -> dict[str, list[float]]:
     audio, text = pairs.audio.float(), pairs.text.float()
     sides = (audio, bridge.map_rows(audio))
     return before_and_after(*(measure(rows, text, pairs.clip, names=HEADLINE) for rows in sides))
+
+
+def _parts(
+    bridge: Bridge, pairs: Pairs, val: Pairs | None, config: FitConfig
+) -> tuple[PairedEmbeddings, PairedEmbeddings]:
+    """The pairs to fit on, and those to calibrate and measure on."""
+    train = _as_pairs(pairs, bridge)
+    if val is None:
+        train, held_out = train.split((1 - config.holdout, config.holdout), seed=config.seed)
+    else:
+        held_out = _as_pairs(val, bridge)
+    if held_out.clips < 3:
+        raise ValueError(
+            f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"
+        )
+    return train, held_out
 
 
 def _as_pairs(pairs: Pairs, bridge: Bridge) -> PairedEmbeddings:
