@@ -20,8 +20,6 @@ class _Bridges(UserDict[str, Any]):
     """Names to classes; a class may be given as "module:Class" of this package."""
 
     def __getitem__(self, name: str) -> type[Bridge]:
-        if name not in self.data:
-            raise ValueError(f"unknown bridge {name!r}; known: {', '.join(self)}")
         if isinstance(self.data[name], str):
             module, _, attribute = self.data[name].partition(":")
             self.data[name] = getattr(import_module(f"dlink_adapter.{module}"), attribute)
@@ -48,7 +46,7 @@ BRIDGES = _Bridges(
 
 def new_bridge(name: str, dim: int, settings: Mapping[str, Any] | None = None) -> Bridge:
     """An unfitted bridge by name, with these settings of its config. Raises ValueError on one that it does not have."""
-    kind = BRIDGES[name]
+    kind = _kind(name)
     return kind(from_known(kind.config_class, {**(settings or {}), "dim": dim}))
 
 
@@ -62,4 +60,10 @@ def load_bridge(
 ) -> Bridge:
     """Load a saved bridge of any kind from a folder or from the hub; the arguments are those of `from_pretrained`."""
     folder = resolve_folder(name_or_path, subfolder=subfolder, **hub)
-    return BRIDGES[read_config(folder)["bridge"]].from_pretrained(folder, device=device, dtype=dtype)
+    return _kind(read_config(folder)["bridge"]).from_pretrained(folder, device=device, dtype=dtype)
+
+
+def _kind(name: str) -> type[Bridge]:
+    if name not in BRIDGES:
+        raise ValueError(f"unknown bridge {name!r}; known: {', '.join(BRIDGES)}")
+    return BRIDGES[name]

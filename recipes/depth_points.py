@@ -59,13 +59,14 @@ class DepthStudy:
         return points
 
     def _refined(self, link: DiffusionLink) -> dict[str, dict[str, float]]:
-        """The link at its depth, matched, and as a residual where its base was fitted."""
-        rows: dict[str, Bridge] = {f"{PURE}, matched": self._matched(link)}
+        """The link at its depth, matched, and as a residual on `RESIDUAL_BASE`."""
         base = self.out / "bridges" / RESIDUAL_BASE
-        if base.is_dir():
-            joined = Residual.of(load_bridge(base), link)
-            joined.choose_gain(self.val)
-            rows |= {Residual.name: joined, f"{Residual.name}, matched": self._matched(joined)}
+        if not base.is_dir():
+            new_bridge(RESIDUAL_BASE, link.dim).fit(self.train, val=self.val, config=self.config, out=base)
+        joined = Residual.of(load_bridge(base), link)
+        joined.choose_gain(self.val)
+        rows = {f"{PURE}, matched": self._matched(link), Residual.name: joined}
+        rows[f"{Residual.name}, matched"] = self._matched(joined)
         return {row: self._measured(bridge) for row, bridge in rows.items()}
 
     def _matched(self, bridge: Bridge) -> MomentMatched:

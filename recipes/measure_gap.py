@@ -81,7 +81,7 @@ def _results(found: dict[str, list[Any]], seconds: dict[str, float], settings: d
     return {
         "methods": {row: over_folds([part["metrics"] for part in parts]) for row, parts in found.items()},
         "chosen": {row: [part["chosen"] for part in parts] for row, parts in found.items()},
-        "notes": {unet: reduced_note(settings["unet_steps"])} if unet in found else {},
+        "notes": {row: reduced_note(settings["unet_steps"]) for row in found if row.startswith(unet)},
         "not_run": {} if _has_unet() else {unet: 'it needs pip install "dlink-adapter[bench]"'},
         "seconds": seconds,
         "settings": settings,

@@ -34,6 +34,7 @@ def main(
     out: Path,
     val: Path | None = None,
     method: str = "diffusion_link",
+    base: str | None = None,
     bridge: BridgeSettings = BridgeSettings(),
     fit: FitConfig = FitConfig(),
 ) -> None:
@@ -45,11 +46,12 @@ def main(
         val: folder of PairedEmbeddings to calibrate on and to measure the gap on; without it, a share of the clips of
             `pairs` is held out for that.
         method: name of a bridge.
+        base: name of the bridge that moment_matched or residual is put on; by default diffusion_link, or kernel_ridge.
         bridge: settings of the method.
         fit: settings of the training; batch_size is over all processes.
     """
     data = PairedEmbeddings.open(pairs)
-    settings = {"dim": data.dim, **changed(bridge, BridgeSettings())}
+    settings = {"dim": data.dim, **changed(bridge, BridgeSettings())} | ({} if base is None else {"base": base})
     model = new_bridge(method, settings["dim"], settings)
     found = model.fit(data, val=None if val is None else PairedEmbeddings.open(val), config=fit, out=out)
     if process_state().is_main_process:

@@ -11,7 +11,7 @@ train-captioner ...` shares each batch among processes.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -19,20 +19,15 @@ from typing import Any, Literal
 
 import torch
 
-from dlink_adapter import PairedEmbeddings, load_bridge
-from dlink_adapter.bridge.config import changed
-from dlink_adapter.captioner.conditions import PseudoAudio
-from dlink_adapter.captioner.config import CaptionerConfig
+from dlink_adapter import PairedEmbeddings
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import CaptionRows, train_captioner
-from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.integrations.precomputed import read_array
+from dlink_adapter.recipes.captioner_start import CaptionerSettings, captioner_to_train, digest_of
 from dlink_adapter.stages import Stages
 from dlink_adapter.training.log import LossLog
 from dlink_adapter.training.processes import process_state
 from dlink_adapter.training.trainer import TrainerConfig
-
-OF_TRAINING = ("text_condition", "sigma", "max_caption_tokens")  # settings that a saved captioner can be given anew
 
 
 def main(
@@ -46,7 +41,7 @@ def main(
     bridge: Path | None = None,
     init: Path | None = None,
     val: Path | None = None,
-    captioner: CaptionerConfig = CaptionerConfig(),
+    captioner: CaptionerSettings = CaptionerSettings(),
     training: TrainerConfig = TrainerConfig(save_every=500),
 ) -> None:
     """Train and save a captioner.
@@ -69,10 +64,10 @@ def main(
     val_rows, _ = (None, None) if val is None else _rows(condition, val, None, None)
     given = {"pairs": pairs, "text": text_embeddings, "captions": captions, "pseudo_audio": pseudo_audio}
     given |= {"bridge": bridge, "init": init, "val": val}
-    sources = {name: str(path) for name, path in given.items() if path is not None}
+    sources = {name: [str(path), digest_of(path)] for name, path in given.items() if path is not None}
     settings = {"condition": condition, **sources, "captioner": asdict(captioner), "training": asdict(training)}
     main_process = process_state().is_main_process
-    new = partial(_captioner, bridge, init, captioner, training.seed, pseudo_audio or pairs)
+    new = partial(captioner_to_train, bridge, init, captioner, training.seed, pseudo_audio, pairs)
     work = partial(_train, new, fingerprint, rows, val_rows, training, out)
     found = Stages(out, 1, settings, show=main_process)("captioner", f"train on {condition}", work)
     if main_process:
@@ -111,35 +106,3 @@ def _rows(
     assert pairs is not None
     data = PairedEmbeddings.open(pairs)
     return CaptionRows.of_pairs(data, condition), data.metadata.get("fingerprint")
-
-
-def _captioner(
-    bridge: Path | None, init: Path | None, config: CaptionerConfig, seed: int, pseudo_audio: Path | None
-) -> Captioner:
-    """The captioner to train: that of `init`, or a new one; its pseudo-audio fitted where it has that condition."""
-    if init is not None:
-        model = _continued(init, config)
-        if bridge is not None:
-            model.set_bridge(load_bridge(bridge))
-    elif bridge is None or not config.base_model:
-        raise ValueError("give --bridge DIR and --captioner.base_model NAME, or --init DIR")
-    else:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = new_captioner(load_bridge(bridge), config)
-    if isinstance(model.text_condition, PseudoAudio) and not model.text_condition.space.is_fitted:
-        if pseudo_audio is None:
-            raise ValueError("text_condition pseudo_audio is fitted on pairs: give --pseudo_audio DIR")
-        model.text_condition.fit(PairedEmbeddings.open(pseudo_audio))
-    return model
-
-
-def _continued(init: Path, config: CaptionerConfig) -> Captioner:
-    """The captioner in `init`, with what the config sets anew of `OF_TRAINING`."""
-    model, new = load_captioner(init), changed(config, CaptionerConfig())
-    if fixed := sorted(set(new) - set(OF_TRAINING)):
-        raise ValueError(f"the captioner in {init} has its own {', '.join(fixed)}: leave that out, or --init")
-    model.settings = replace(model.settings, **new)
-    if "text_condition" in new:
-        model.set_text_condition(config.text_condition, config.sigma)
-    return model

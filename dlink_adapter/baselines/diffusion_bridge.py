@@ -90,8 +90,9 @@ class DiffusionBridge(TrainedBridge):
 
     def denoise(self, x: Tensor, timestep: Tensor) -> Tensor:
         """x0 (n, dim) of states (n, dim) of any norm at timesteps (n,) of 1 ... T."""
-        x0: Tensor = self.denoiser(self._at_radius(x).unsqueeze(1), timestep - 1).squeeze(1)
-        return x0
+        dtype = next(self.denoiser.parameters(), x).dtype
+        x0: Tensor = self.denoiser(self._at_radius(x).unsqueeze(1).to(dtype), timestep - 1).squeeze(1)
+        return x0.float()
 
     def bridge(self, x: Tensor, modality: Modality, generator: Draws, samples: int | None) -> Tensor:
         state = self._scaled(x, modality).reshape(-1, self.dim)

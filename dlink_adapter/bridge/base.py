@@ -70,7 +70,7 @@ class Bridge(nn.Module, ABC):
     def fit(
         self, pairs: Any, *, val: Any = None, config: Any = None, out: str | Path | None = None, progress: bool = True
     ) -> dict[str, Any]:
-        """Fit on pairs, calibrate on held-out ones, measure and save: `dlink_adapter.fit`, which says what is what."""
+        """Fit on pairs (n, dim), calibrate on held-out ones, measure and save; see `dlink_adapter.fit`."""
         from dlink_adapter.training.fit import fit  # imported here: training knows bridges, and no bridge training
 
         return fit(self, pairs, val=val, config=config, out=out, progress=progress)
@@ -102,9 +102,12 @@ class Bridge(nn.Module, ABC):
 
     @torch.no_grad()
     def map_rows(self, x: Tensor, modality: Modality = "audio") -> Tensor:
-        """`forward` of any number of rows x (n, dim), some at a time, on the bridge's device: float32 on the CPU."""
-        device = next(chain(self.parameters(), self.buffers())).device
-        return torch.cat([self(rows.to(device).float(), modality=modality).cpu() for rows in x.split(ROWS_AT_ONCE)])
+        """`forward` in eval mode of any number of rows x (n, dim), some at a time: float32 on the CPU."""
+        device, mode = next(chain(self.parameters(), self.buffers())).device, self.training
+        self.eval()
+        mapped = [self(rows.to(device).float(), modality=modality).cpu() for rows in x.split(ROWS_AT_ONCE)]
+        self.train(mode)
+        return torch.cat(mapped)
 
     def check_values(self, x: Tensor) -> None:
         """Raise ValueError if the bridge is not fitted, or a row of x (..., dim) is zero or not finite."""

@@ -4,7 +4,8 @@ Each maps text embeddings (n, dim) to the unit-norm condition of the captioner, 
 
     clean         the caption itself
     gaussian      the caption with isotropic noise (CapDec, Nukrai et al., 2022; C3, Zhang et al., ICLR 2024)
-    bridged       the caption through the bridge, with fresh noise, as in Diffusion-Link (arXiv 2510.11330)
+    bridged       the caption through the bridge, with fresh noise, as in Diffusion-Link (arXiv 2510.11330); behind a
+                  bridge that leaves text as it is, such as the closed forms, the same as clean
     pseudo_audio  where audio of the caption might lie, through the bridge as audio goes; ours
 """
 

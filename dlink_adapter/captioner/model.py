@@ -121,13 +121,15 @@ class Captioner(nn.Module):
         with torch.no_grad():
             condition = torch.empty_like(embedding)
             for rows, of_text in ((is_text, True), (~is_text, False)):
-                drawn = generator
-                if isinstance(generator, list):
+                part, drawn = embedding[rows], generator
+                if not len(part):
+                    continue
+                if not (generator is None or isinstance(generator, Generator)):
                     drawn = [of_row for of_row, chosen in zip(generator, rows.tolist(), strict=True) if chosen]
                 if of_text:
-                    condition[rows] = self.text_condition(embedding[rows], self.bridge, drawn).to(embedding)
+                    condition[rows] = self.text_condition(part, self.bridge, drawn).to(part)
                 else:
-                    condition[rows] = self.bridge(embedding[rows], generator=drawn)
+                    condition[rows] = self.bridge(part, generator=drawn)
         prefix: Tensor = self.projector(condition)
         return prefix
 
@@ -226,6 +228,8 @@ class Captioner(nn.Module):
         write_atomically(folder / PROJECTOR_FILE, save(tensors))
         if state := self.text_condition.state_dict():
             write_atomically(folder / CONDITION_FILE, save({name: tensor.cpu() for name, tensor in state.items()}))
+        else:  # what another condition left there
+            (folder / CONDITION_FILE).unlink(missing_ok=True)
         if self.settings.tuning != "frozen":
             self.llm.save_pretrained(folder / ADAPTER_FOLDER)
         base_model = write_captioner_config(folder, self.settings).base_model

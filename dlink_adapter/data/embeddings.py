@@ -235,8 +235,9 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         return Blocks(self._table, name, self._rows if name == "audio" else self._caption_rows)
 
     def sample(self, most: int) -> "PairedEmbeddings":
-        """The first `most` clips, or all of them where they are fewer."""
-        return self if self.clips <= most else self.select(torch.arange(most))
+        """Some `most` clips, always the same and in order, or all of them where they are fewer."""
+        order = torch.randperm(self.clips, generator=torch.Generator().manual_seed(0))
+        return self if self.clips <= most else self.select(order[:most].sort().values)
 
     @cached_property
     def _caption_rows(self) -> Tensor:

@@ -26,9 +26,8 @@ def best_config(
     """
     val = val.sample(MAX_CLIPS)
     text = normalize(val.first_captions().float(), dim=-1)
-    others = normalize(next(iter(train.blocks("text")))[:MAX_CLIPS].float(), dim=-1)
-    mean, mode = link.space.text_mean.cpu(), link.training
-    link.eval()
+    others = normalize(train.sample(MAX_CLIPS).text[:MAX_CLIPS].float(), dim=-1)
+    mean = link.space.text_mean.cpu()
     found: dict[BridgeConfig, dict[str, float]] = {}
     for link.config in options:
         bridged = link.map_rows(val.audio)
@@ -36,7 +35,6 @@ def best_config(
         paired = (bridged * text).sum(-1)
         measured = {"centred_cosine": centred, "paired_cosine": paired, "mrr": _reciprocal_rank(bridged, text, others)}
         found[link.config] = {name: value.mean().item() for name, value in measured.items()}
-    link.train(mode)
     best = max(found, key=lambda option: found[option]["centred_cosine"] + found[option]["mrr"])
     return best, {**found[best], "clips": val.clips}
 

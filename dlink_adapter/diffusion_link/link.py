@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from dlink_adapter.bridge.base import TrainedBridge
+from dlink_adapter.bridge.base import Descend, TrainedBridge
 from dlink_adapter.bridge.noise import Draws, mirrored_noise, normal
 from dlink_adapter.bridge.space import Modality
 from dlink_adapter.data.embeddings import PairedEmbeddings
@@ -18,6 +18,8 @@ from dlink_adapter.diffusion_link.losses import link_loss
 from dlink_adapter.diffusion_link.network import Denoiser
 from dlink_adapter.diffusion_link.samplers import SAMPLERS, ladder
 from dlink_adapter.diffusion_link.schedules import add_noise, alpha_bars, timestep_of_cosine
+
+FREE = {"timestep", "cosine", "steps", "sampler", "samples", "text_weight", "topology_weight"}
 
 
 class DiffusionLink(TrainedBridge):
@@ -39,11 +41,18 @@ class DiffusionLink(TrainedBridge):
 
     @property
     def config(self) -> BridgeConfig:
-        """The settings. Depth, steps and sampler may be replaced at any time."""
+        """The settings. Those of `FREE` may be replaced at any time."""
         return self._config
 
     @config.setter
     def config(self, config: BridgeConfig) -> None:
+        if (before := self.__dict__.get("_config")) not in (None, config):
+            fixed = {name for name, value in before.to_dict().items() if value != getattr(config, name)} - FREE
+            if fixed:
+                raise ValueError(
+                    f"{', '.join(sorted(fixed))} can't be changed in a bridge that is there: make a new one"
+                )
+            self.fixed_noise = mirrored_noise(config.samples, config.dim).to(self.fixed_noise)
         self._config = config
         # Kept, because `torch.compile` cannot trace the schedule: it sees a few floats.
         timestep = self.timestep
@@ -110,6 +119,11 @@ class DiffusionLink(TrainedBridge):
         if samples > self.config.samples:
             raise ValueError(f"samples = {samples} is more than the {self.config.samples} fixed ones: give a generator")
         return self.fixed_noise[:samples].to(x0).reshape(samples, *[1] * (x0.ndim - 1), self.dim)
+
+    def learn(self, pairs: PairedEmbeddings, descend: Descend) -> None:
+        if self.config.sampler == "ddpm" and self.config.steps > 1:
+            raise ValueError('calibration needs a deterministic sampler: fit with "ddim", and set "ddpm" afterwards')
+        super().learn(pairs, descend)
 
     def calibrate(self, train: PairedEmbeddings, val: PairedEmbeddings) -> None:
         """Set the depth, where the config leaves it open, to the one that serves held-out pairs best."""

@@ -18,6 +18,7 @@ from dlink_adapter.bridge.space import Modality, unit_mean
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.registry import new_bridge
 
+MAX_CLIPS = 4096  # that are looked at
 STRETCHES = (0.1, 10.0)  # that are looked at; estimates without any spread can't be stretched to one
 
 
@@ -61,7 +62,9 @@ class MomentMatched(Bridge):
     @classmethod
     def of(cls, base: Bridge) -> Self:
         """Wrap a bridge that is there; `find_moments`, or `fit`, finds the numbers."""
-        return cls(MomentMatchedConfig(base.dim, base.name, base.settings()), base)
+        matched = cls(MomentMatchedConfig(base.dim, base.name, base.settings()), base)
+        matched.metadata["fingerprint"] = base.metadata.get("fingerprint")
+        return matched
 
     @property
     def is_fitted(self) -> bool:
@@ -86,6 +89,7 @@ class MomentMatched(Bridge):
         """Find the mean of text, and the numbers for a fitted base on pairs that it was not fitted on."""
         mean = unit_mean(train.blocks("text"))
         self.text_mean.copy_(mean.float())
+        val = val.sample(MAX_CLIPS)
         for row, estimates in enumerate((self.base.map_rows(val.audio), self.base.map_rows(val.text, "text"))):
             self.stretch[row], self.centre[row] = matching_moments(estimates.double(), mean)
         numbers = {"stretch": self.stretch.tolist(), "centre": self.centre.tolist()}
@@ -107,10 +111,11 @@ def matching_moments(estimates: Tensor, mean: Tensor) -> tuple[float, float]:
     The stretch is found by bisection. It is 1 for estimates that none of `STRETCHES` brings there, such as those that
     are all the same.
     """
-    centre = (unit_mean(estimates) @ mean / mean.square().sum()).item()
+    centre, n = (unit_mean(estimates) @ mean / mean.square().sum()).item(), len(estimates)
 
     def too_narrow(stretch: float) -> bool:
-        return bool(unit_mean(moved(estimates, mean, stretch, centre)).norm() > mean.norm())
+        squared = unit_mean(moved(estimates, mean, stretch, centre)).square().sum()
+        return bool((n * squared - 1) / (n - 1) > mean.square().sum())  # without the bias of a mean of n rows
 
     low, high = STRETCHES
     if not too_narrow(low) or too_narrow(high):

@@ -14,6 +14,8 @@ from dlink_adapter.bridge.space import Modality
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.registry import new_bridge
 
+MAX_CLIPS = 4096  # that the gain is chosen on
+
 
 @dataclass(frozen=True)
 class ResidualConfig:
@@ -54,7 +56,13 @@ class Residual(Bridge):
     @classmethod
     def of(cls, base: Bridge, link: Bridge) -> Self:
         """Join two bridges that are there; `choose_gain`, or `fit`, finds the gain."""
-        return cls(ResidualConfig(base.dim, base.name, link.name, base.settings(), link.settings()), base, link)
+        if base.dim != link.dim:
+            raise ValueError(f"the base has dim {base.dim}, the link {link.dim}: they must share a space")
+        joined = cls(ResidualConfig(base.dim, base.name, link.name, base.settings(), link.settings()), base, link)
+        if (fingerprint := base.metadata.get("fingerprint")) is not None:
+            link.check_encoder(fingerprint)
+            joined.metadata["fingerprint"] = fingerprint
+        return joined
 
     @property
     def is_fitted(self) -> bool:
@@ -76,17 +84,19 @@ class Residual(Bridge):
     def calibrate(self, train: PairedEmbeddings, val: PairedEmbeddings) -> None:
         for part in (self.base, self.link):
             part.calibrate(train, val)
+        self.metadata |= {"base": self.base.metadata, "link": self.link.metadata}
         if self.config.gain is None:
             self.choose_gain(val)
 
     @torch.no_grad()
     def choose_gain(self, val: PairedEmbeddings) -> None:
         """Set the gain to the one that leaves the least squared error on pairs that both were not fitted on."""
+        val = val.sample(MAX_CLIPS)
         of_base, of_link = (part.map_rows(val.audio).double() for part in (self.base, self.link))
         added, error = of_link - of_base, normalize(val.first_captions().double(), dim=-1) - of_base
         gain = ((error * added).sum() / added.square().sum().clamp_min(1e-12)).clamp(0, 1).item()
         self.config = replace(self.config, gain=gain)
-        self.metadata |= {"gain": gain, "base": self.base.metadata, "link": self.link.metadata}
+        self.metadata["gain"] = gain
 
     def bridge(self, x: Tensor, modality: Modality, generator: Draws, samples: int | None) -> Tensor:
         estimate, gain = self.base.bridge(x, modality, generator, samples), self.config.gain

@@ -22,13 +22,13 @@ from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.training.checkpoint import load_checkpoint, save_checkpoint
 from dlink_adapter.training.config import FitConfig
 from dlink_adapter.training.log import LossLog
-from dlink_adapter.training.processes import rows_shared
+from dlink_adapter.training.processes import precision_kept, rows_shared
 
 
 class Descent:
     """`descent(bridge, pairs)` trains the bridge's network.
 
-    `losses` has the last losses of each kind of bridge, `checkpoints` the files that are of no use once all is saved.
+    `losses` has the last losses of each network, `checkpoints` their files, of no use once the bridge is saved.
 
     Args:
         config: settings of the training.
@@ -39,14 +39,15 @@ class Descent:
     def __init__(self, config: FitConfig, out: Path | None = None, progress: bool = True):
         self.config, self.out, self.progress = config, out, progress
         self.losses: dict[str, dict[str, float]] = {}
-        self.checkpoints: list[Path] = []
+        self.checkpoints: list[Path | None] = []
 
     def __call__(self, bridge: TrainedBridge, pairs: PairedEmbeddings) -> None:
-        run = _Run(bridge, pairs, self.config, self.out)
-        self.losses[bridge.name] = run.train(self.progress)
+        number = "" if not self.checkpoints else f"-{len(self.checkpoints) + 1}"  # of the networks in one bridge
+        with precision_kept():
+            run = _Run(bridge, pairs, self.config, self.out, number)
+            self.losses[bridge.name + number] = run.train(self.progress)
         bridge.metadata["training"] = {**asdict(self.config), "pairs": len(pairs), "clips": pairs.clips}
-        if run.checkpoint is not None:
-            self.checkpoints.append(run.checkpoint)
+        self.checkpoints.append(run.checkpoint)
 
 
 class _Objective(nn.Module):
@@ -63,7 +64,9 @@ class _Objective(nn.Module):
 class _Run:
     """One training: the network, the average of its weights, the optimiser and the step they are at."""
 
-    def __init__(self, bridge: TrainedBridge, pairs: PairedEmbeddings, config: FitConfig, out: Path | None):
+    def __init__(
+        self, bridge: TrainedBridge, pairs: PairedEmbeddings, config: FitConfig, out: Path | None, number: str
+    ):
         from accelerate import Accelerator
 
         self.bridge, self.pairs, self.config = bridge, pairs, config
@@ -81,26 +84,32 @@ class _Run:
         optimizer = AdamW(
             bridge.denoiser.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99)
         )
-        self.schedule = OneCycleLR(optimizer, config.lr, total_steps=config.steps + 1, pct_start=0.1)
+        total = config.steps + 1
+        self.schedule = OneCycleLR(optimizer, config.lr, total_steps=total, pct_start=max(0.1, 1.5 / total))
         self.average = AveragedModel(bridge.denoiser, multi_avg_fn=_warmed_up(config.ema_decay))
         self.objective, self.optimizer = self.accelerator.prepare(_Objective(bridge), optimizer)
         self.checkpoint: Path | None = None
         self.log: LossLog | None = None
         if out is not None:
-            self._resume(out)
+            self._resume(out, number)
 
-    def _resume(self, out: Path) -> None:
+    def _resume(self, out: Path, number: str) -> None:
         """Go on from the checkpoint of this run in the folder, if there is one."""
         out.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = out / f"checkpoint-{self.bridge.name}.safetensors"
+        self.checkpoint = out / f"checkpoint{number}.safetensors"
         settings = [self.bridge.name, self.bridge.settings(), asdict(self.config), self.batch_size]
         self.identity = json.dumps([*settings, self.pairs.digest()])
         if self.checkpoint.is_file():
             self.step = load_checkpoint(self.checkpoint, self.identity, *self._state())
             self.schedule.load_state_dict({"last_epoch": self.step - 1, "_step_count": self.step})
             self.schedule.step()
+        steps = self.accelerator.gather(torch.tensor([self.step], device=self.accelerator.device))
+        if len(steps.unique()) > 1:
+            raise ValueError(
+                f"the processes see different checkpoints, of steps {steps.tolist()}: share the folder {out}"
+            )
         if self.accelerator.is_main_process:
-            self.log = LossLog(out)
+            self.log = LossLog(out, f"log{number}.jsonl")
             self.log.rewind(self.step)
 
     def _save(self) -> None:
@@ -127,6 +136,7 @@ class _Run:
                         self.log.write(self.step, lr=float(self.schedule.get_last_lr()[0]), **losses)
                 if self.step % self.config.save_every == 0 and self.step < self.config.steps:
                     self._save()
+        self.optimizer.zero_grad()
         self.bridge.denoiser.load_state_dict(self.average.module.state_dict())
         return losses
 
@@ -134,7 +144,7 @@ class _Run:
         device, seed = self.accelerator.device, self.config.seed * 1_000_003 + self.step
         pairs = self.pairs.__getitems__(self._batch().tolist())
         audio, text = (torch.stack(rows).to(device) for rows in zip(*pairs, strict=True))
-        generator = Generator(device).manual_seed(seed * 64)
+        generator = Generator(device).manual_seed(seed * 64)  # another stream than that of the dropout
         with seeded(seed * self.count + self.index):  # of the dropout, whose rows differ from process to process
             parts: dict[str, Tensor] = self.objective(audio, text, generator)
             self.optimizer.zero_grad()

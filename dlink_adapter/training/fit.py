@@ -30,6 +30,7 @@ def fit(
     """Fit a bridge in place, then calibrate and measure it on held-out pairs: the bridge that is kept is that one.
 
     Under `accelerate launch` or torchrun the processes share each batch; losses are those of one process up to dropout.
+    A network is trained from new weights; a depth or a gain that is set, also by an earlier fit, is kept.
 
     Args:
         bridge: any of `BRIDGES`. It is trained on accelerate's device and comes back to its own.
@@ -59,7 +60,7 @@ def fit(
     bridge.to(own_device)
     if out is not None and process_state().is_main_process:
         bridge.save_pretrained(out)
-        for checkpoint in descent.checkpoints:
+        for checkpoint in filter(None, descent.checkpoints):
             checkpoint.unlink(missing_ok=True)
     gap = bridge.metadata["gap_before_and_after"]
     return {"losses": descent.losses, "gap_before_and_after": gap, "seconds": time.monotonic() - started}
@@ -82,6 +83,9 @@ def _parts(
         train, held_out = train.split((1 - config.holdout, config.holdout), seed=config.seed)
     else:
         held_out = _as_pairs(val, bridge)
+        encoders = {name for part in (train, held_out) if (name := part.metadata.get("fingerprint"))}
+        if len(encoders) > 1:
+            raise ValueError(f"pairs and val come from different encoders: {', '.join(sorted(encoders))}")
     if held_out.clips < 3:
         raise ValueError(
             f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"

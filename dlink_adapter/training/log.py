@@ -11,8 +11,8 @@ LOG = "log.jsonl"
 class LossLog:
     """The log of a training in a folder."""
 
-    def __init__(self, folder: str | Path):
-        self.path = Path(folder, LOG)
+    def __init__(self, folder: str | Path, name: str = LOG):
+        self.path = Path(folder, name)
 
     def rewind(self, step: int) -> None:
         """Drop the lines that a killed run wrote after `step`, from which it goes on."""

@@ -24,6 +24,19 @@ def process_state() -> Any:
 
 
 @contextmanager
+def precision_kept() -> Iterator[None]:
+    """accelerate keeps one precision a process, that of its first user: leave the choice to the next one, too."""
+    from accelerate.state import AcceleratorState
+
+    untouched = not AcceleratorState._shared_state
+    try:
+        yield
+    finally:
+        if untouched:
+            AcceleratorState._reset_state()
+
+
+@contextmanager
 def rows_shared(network: nn.Module, index: int, count: int) -> Iterator[None]:
     """Within this context, process `index` of `count` sends only every `count`-th row of a batch through the network.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, Subset
 
 from dlink_adapter.training.log import LossLog
-from dlink_adapter.training.processes import process_state
+from dlink_adapter.training.processes import precision_kept, process_state
 
 
 @dataclass(frozen=True)
@@ -225,12 +225,9 @@ def _log_callback(log: LossLog) -> Any:
 def _state_kept() -> Iterator[None]:
     """Trainer seeds every global generator and sets accelerate's precision: give the caller's states back."""
     import numpy as np
-    from accelerate.state import AcceleratorState
 
-    python, numpy, untouched = random.getstate(), np.random.get_state(), not AcceleratorState._shared_state
-    with torch.random.fork_rng():
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(), precision_kept():
         yield
     random.setstate(python)
     np.random.set_state(numpy)
-    if untouched:
-        AcceleratorState._reset_state()

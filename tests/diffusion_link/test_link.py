@@ -151,6 +151,21 @@ def test_depth_steps_and_sampler_may_be_replaced(make_link, x):
     assert not any(torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
 
 
+def test_the_number_of_samples_may_be_replaced_and_comes_back(link, x, tmp_path):
+    for samples in (2, 7):
+        link.config = replace(link.config, samples=samples)
+        expected = by_hand(link, link.space.encode(x))
+        torch.testing.assert_close(link(x), expected, rtol=0, atol=1e-6)
+        link.save_pretrained(tmp_path)
+        assert torch.equal(DiffusionLink.from_pretrained(tmp_path)(x), link(x))
+
+
+@pytest.mark.parametrize("name", ["dim", "blocks", "time_dim"])
+def test_what_the_weights_are_made_for_can_not_be_replaced(link, name):
+    with pytest.raises(ValueError, match=f"{name} can't be changed in a bridge that is there"):
+        link.config = replace(link.config, **{name: 2})
+
+
 def test_it_saves_nothing_but_its_space_its_network_and_its_noise(link):
     assert {name.split(".")[0] for name in link.state_dict()} == {"space", "denoiser", "fixed_noise"}
     assert link.training_rows == 0

@@ -1,5 +1,6 @@
 """`dlink train-captioner`: its conditions, its stages, a kill, and one loss curve for one process and for two."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.recipes import train_captioner
+from dlink_adapter.recipes.captioner_start import CaptionerSettings
 from dlink_adapter.training.log import LossLog
 from dlink_adapter.training.trainer import TrainerConfig, _Stream
 
@@ -70,6 +72,11 @@ def test_text_then_audio(folder, config, captions, capsys):
         not torch.equal(value, weights(folder / "supervised")[name])
         for name, value in weights(folder / "zero-shot").items()
     )
+    for name in ("clean", "pseudo_audio"):  # away from a condition, and to one that has to be fitted
+        other = CaptionerSettings(text_condition=name)
+        train(folder, other, name, init=folder / "supervised", bridge=None)
+        saved = read_captioner_config(folder / name)
+        assert (saved.text_condition, saved.sigma) == (name, 0.0)
     train(folder, config, "zero-shot", val=folder / "pairs")
     assert "done before" in capsys.readouterr().err
     with pytest.raises(ValueError, match="run with other settings"):
@@ -131,6 +138,18 @@ def test_pseudo_audio_of_text_files_is_fitted_on_pairs(folder, config):
     with pytest.raises(ValueError, match="fitted on pairs: give --pseudo_audio DIR"):
         train(folder, pseudo, "without", **files)
     assert train(folder, pseudo, "with", **files, pseudo_audio=folder / "pairs") == train(folder, pseudo, "pairs")
+    with pytest.raises(ValueError, match="bridged has no use for --pseudo_audio"):
+        train(folder, config, "unused", pseudo_audio=folder / "pairs")
+
+
+def test_other_pairs_of_the_same_name_are_another_run(folder, config):
+    train(folder, config, "run")
+    pairs = PairedEmbeddings.open(folder / "pairs")
+    moved = PairedEmbeddings.from_tensors(pairs.audio, pairs.text.flip(0), pairs.captions, metadata=pairs.metadata)
+    shutil.rmtree(folder / "pairs")
+    moved.save(folder / "pairs")
+    with pytest.raises(ValueError, match="run with other settings"):
+        train(folder, config, "run")
 
 
 def test_a_killed_run_ends_with_the_same_bits(folder, config, monkeypatch):

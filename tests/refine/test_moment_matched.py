@@ -34,14 +34,24 @@ def test_estimates_get_the_spread_of_text_and_the_length_of_its_mean():
     mean = unit_mean(text)
     matched = moved(estimates, mean, *matching_moments(estimates, mean))
     assert spread(estimates) < 0.3 * spread(text)
-    assert spread(matched) == pytest.approx(spread(text), rel=1e-4)
-    assert unit_mean(matched).norm().item() == pytest.approx(mean.norm().item(), rel=1e-4)
+    assert spread(matched) == pytest.approx(spread(text), rel=1e-3)
+    assert unit_mean(matched).norm().item() == pytest.approx(mean.norm().item(), rel=1e-3)
 
 
 def test_text_itself_is_left_alone():
     text = normalize(torch.randn(500, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1, dim=-1)
     mean = unit_mean(text)
-    torch.testing.assert_close(moved(text, mean, *matching_moments(text, mean)), text, rtol=0, atol=1e-5)
+    torch.testing.assert_close(moved(text, mean, *matching_moments(text, mean)), text, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("clips", [10, 20, 50])
+def test_few_clips_do_not_make_it_stretch(clips):
+    """The mean of few rows is too long by chance; text itself needs no stretch, however few texts are looked at."""
+    draw = torch.Generator().manual_seed(0)
+    text = normalize(torch.randn(4000, 64, generator=draw, dtype=torch.float64) + 0.5, dim=-1)
+    mean = unit_mean(text)
+    found = [matching_moments(rows, mean)[0] for rows in text.split(clips)[:40]]
+    assert sum(found) / len(found) == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["ridge", "kernel_ridge", "memory"])
@@ -86,6 +96,18 @@ def test_unfitted(noisy):
     base.learn(noisy[0], None)
     with pytest.raises(ValueError, match="this MomentMatched is not fitted"):
         MomentMatched.of(base)(noisy[0].audio)
+
+
+def test_it_keeps_to_the_encoder_of_its_base_and_finds_the_same_in_train_mode(make_link, noisy):
+    train, val = noisy
+    link = make_link(dim=32)
+    link.metadata["fingerprint"] = "clap-1"
+    one, other = MomentMatched.of(link), MomentMatched.of(link)
+    one.find_moments(train, val)
+    other.train().find_moments(train, val)
+    assert torch.equal(one.stretch, other.stretch) and other.training
+    with pytest.raises(ValueError, match="fitted on the encoder clap-1"):
+        one.check_encoder("clap-2")
 
 
 def test_an_unknown_base():

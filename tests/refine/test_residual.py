@@ -68,6 +68,15 @@ def test_the_depth_of_its_link_and_its_gain_come_back(make_link, parts, tmp_path
     assert torch.equal(loaded(val.audio), joined(val.audio))
 
 
+def test_what_can_not_be_joined(parts):
+    base, link, _ = parts
+    with pytest.raises(ValueError, match="the base has dim 32, the link 16"):
+        Residual.of(base, new_bridge("raw", 16))
+    base.metadata["fingerprint"], link.metadata["fingerprint"] = "clap-1", "clap-2"
+    with pytest.raises(ValueError, match="fitted on the encoder clap-2"):
+        Residual.of(base, link)
+
+
 @pytest.mark.parametrize("gain", [-0.1, 1.5])
 def test_a_gain_out_of_range(gain):
     with pytest.raises(ValueError, match=f"gain is {gain}: it must be in"):

@@ -29,7 +29,7 @@ from dlink_adapter.training.log import LOG
 
 BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4)
 SHORT = FitConfig(steps=130, batch_size=32, save_every=30)
-CHECKPOINT = "checkpoint-diffusion_link.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 
 KILLED = """
 import os, signal, sys
@@ -304,6 +304,51 @@ def test_every_bridge_is_fitted_in_the_same_way(name, pairs, tmp_path):
     before, after = found["gap_before_and_after"]["paired_cosine"]
     assert after == before if name == "raw" else after > before + 0.1
     assert torch.equal(bridge(pairs[0][:9]), type(bridge).from_pretrained(tmp_path)(pairs[0][:9]))
+
+
+def test_two_networks_in_one_bridge_have_a_log_and_a_checkpoint_each(pairs, tmp_path):
+    settings = {"base": "regression", "link": "diffusion_link"}
+    config = FitConfig(steps=20, save_every=5, log_every=10)
+
+    def fitted(out, kill_at=None):
+        bridge = new_bridge("residual", 32, settings)
+        if kill_at:
+            bridge.link.denoiser.register_forward_hook(interrupt_at(kill_at))
+        found = bridge.fit(pairs, config=config, out=out, progress=False)
+        return bridge, found
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "killed", kill_at=9)
+    resumed, found = fitted(tmp_path / "killed")
+    whole, _ = fitted(tmp_path / "whole")
+    assert equal_bits(resumed, whole) and set(found["losses"]) == {"regression", "diffusion_link-2"}
+    for name in (LOG, "log-2.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert len((tmp_path / "whole" / name).read_text().splitlines()) == 2
+    assert not list(tmp_path.glob("*/checkpoint*"))
+
+
+def test_another_precision_in_one_process(pairs):
+    for precision in ("bf16", "no"):
+        run(pairs, FitConfig(steps=2, mixed_precision=precision))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10])
+def test_few_steps(pairs, steps):
+    assert run(pairs, FitConfig(steps=steps))[0].is_fitted
+
+
+def test_pairs_of_two_encoders(pairs):
+    one, other = (
+        PairedEmbeddings.from_tensors(*pairs, metadata={"fingerprint": name}) for name in ("clap-1", "clap-2")
+    )
+    with pytest.raises(ValueError, match="come from different encoders: clap-1, clap-2"):
+        run(one, FitConfig(steps=1), val=other)
+
+
+def test_a_sampler_that_can_not_be_calibrated_is_refused_before_the_training(pairs):
+    with pytest.raises(ValueError, match='fit with "ddim", and set "ddpm" afterwards'):
+        run(pairs, bridge=replace(BRIDGE, sampler="ddpm", steps=3))
 
 
 def test_arrays_are_pairs_too(pairs):
