@@ -52,7 +52,7 @@ def _measured(row: str, bridge: Bridge, test: PairedEmbeddings, out: Path | None
         (out / "bridged").mkdir(exist_ok=True)
         write_atomically(out / "bridged" / f"{row}.safetensors", save({"audio": bridged.contiguous()}))
     metrics = measure(bridged, test.text, test.clip, bridged_text=bridge.map_rows(test.text, "text"))
-    chosen = {key: value for key, value in bridge.metadata.items() if key not in ("space", "gap_before_and_after")}
+    chosen = {key: value for key, value in bridge.metadata.items() if key != "gap_before_and_after"}
     return {"metrics": metrics, "chosen": chosen}
 
 

@@ -4,7 +4,7 @@ A saved bridge is a folder with `config.json`, `model.safetensors` and a model c
 """
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from dlink_adapter.bridge.card import model_card
 from dlink_adapter.bridge.config import from_known
-from dlink_adapter.bridge.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, push_saved, read_config, resolve_folder
+from dlink_adapter.bridge.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Shareable, read_config, resolve_folder
 from dlink_adapter.bridge.noise import Draws
 from dlink_adapter.bridge.space import EmbeddingSpace, Modality
 from dlink_adapter.data.embeddings import PairedEmbeddings
@@ -26,7 +26,7 @@ from dlink_adapter.files import write_atomically
 ROWS_AT_ONCE = 512  # each may be sent through the bridge with every sample of its noise
 
 
-class Bridge(nn.Module, ABC):
+class Bridge(nn.Module, Shareable):
     """A map (..., dim) -> (..., dim) from an encoder's embeddings to text-like ones, fitted on pairs.
 
     A subclass has a `name`, a frozen dataclass `config_class` with at least `dim`, and the abstract methods below.
@@ -182,19 +182,6 @@ class Bridge(nn.Module, ABC):
         except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"the weights in {folder} are damaged, or do not fit its config: {error}") from error
         return bridge.to(device=device, dtype=dtype).eval()
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        create_pr: bool = False,
-        token: str | None = None,
-    ) -> str:
-        """Upload the bridge as a model repository and return the commit's address."""
-        message = commit_message or f"Add {self.name} bridge"
-        return push_saved(self, repo_id, commit_message=message, private=private, create_pr=create_pr, token=token)
 
 
 class TrainedBridge(Bridge):

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def push_saved(
-    model: Any, repo_id: str, *, commit_message: str, private: bool | None, create_pr: bool, token: str | None
-) -> str:
-    """Upload what `model.save_pretrained` writes as a model repository and return the commit's address."""
-    from huggingface_hub import HfApi
+class Shareable(ABC):
+    """A model that can be pushed to the hub."""
 
-    api = HfApi(token=token)
-    repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return str(
-            api.upload_folder(repo_id=repo, folder_path=folder, commit_message=commit_message, create_pr=create_pr)
-        )
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write everything into a folder."""
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, **commit: Any) -> str:
+        """Upload what `save_pretrained` writes as a model repository and return the commit's address.
+
+        `commit` are options of `huggingface_hub.HfApi.upload_folder`: commit_message, create_pr, revision.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo, folder_path=folder, **commit))

@@ -50,12 +50,6 @@ class EmbeddingSpace(nn.Module):
             mean.copy_(found)
             radius.copy_((1 - found.square().sum()).clamp_min(1e-12).sqrt())  # one row has none
 
-    def describe(self) -> dict[str, float]:
-        """Norms of the means and the radii around them, for a model card."""
-        values = {"audio_mean_norm": self.audio_mean.norm(), "text_mean_norm": self.text_mean.norm()}
-        radii = {"audio_radius": self.audio_radius, "text_radius": self.text_radius}
-        return {name: round(value.item(), 4) for name, value in {**values, **radii}.items()}
-
     def encode(self, x: Tensor, modality: Modality = "audio") -> Tensor:
         """Embeddings (..., dim) of any norm -> coordinates of norm sqrt(dim) on average."""
         mean, radius = self._moments(modality, x)

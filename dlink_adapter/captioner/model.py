@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 
 from dlink_adapter.bridge.base import Bridge
-from dlink_adapter.bridge.hub import push_saved
+from dlink_adapter.bridge.hub import Shareable
 from dlink_adapter.bridge.noise import Draws
 from dlink_adapter.captioner.conditions import TEXT_CONDITIONS
 from dlink_adapter.captioner.config import BRIDGE_FOLDER, PATHS, CaptionerConfig, write_captioner_config
@@ -60,7 +60,7 @@ class PrefixProjector(nn.Sequential):
         return rearrange(projected, "n (k width) -> n k width", k=self.tokens)
 
 
-class Captioner(nn.Module):
+class Captioner(nn.Module, Shareable):
     """Captions embeddings of a frozen encoder with a language model.
 
     Args:
@@ -237,29 +237,15 @@ class Captioner(nn.Module):
         about = {"bridge": self.bridge.name, "dim": self.bridge.dim, "condition": self.settings.text_condition}
         write_atomically(folder / CARD_FILE, CARD.format(base_model=base_model, rows=rows, **about))
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Add captioner",
-        private: bool | None = None,
-        create_pr: bool = False,
-        token: str | None = None,
-    ) -> str:
-        """Upload the captioner as a model repository and return the commit's address.
-
-        Raises:
-            ValueError: the base model or the encoder is a folder of this machine.
-        """
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """As of a bridge. Raises ValueError where the base model or the encoder is a folder of this machine."""
         for name in PATHS:
             if getattr(self.settings, name) and Path(getattr(self.settings, name)).is_dir():
                 raise ValueError(
                     f"{name} is the folder {getattr(self.settings, name)}, which nobody else has: push that to the hub "
                     "first, and name its repository in the captioner's settings"
                 )
-        return push_saved(
-            self, repo_id, commit_message=commit_message, private=private, create_pr=create_pr, token=token
-        )
+        return super().push_to_hub(repo_id, **options)
 
     def load_trained(self, folder: str | Path) -> None:
         """Load what `save_pretrained` wrote of the projector and the text condition."""

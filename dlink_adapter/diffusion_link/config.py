@@ -1,9 +1,8 @@
 """The settings of `DiffusionLink`. The method is published (arXiv 2510.11330); these values are ours."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
-from dlink_adapter.bridge.config import from_known, require, require_counts
+from dlink_adapter.bridge.config import require, require_counts
 from dlink_adapter.diffusion_link.samplers import SAMPLERS
 from dlink_adapter.diffusion_link.schedules import SCHEDULES
 
@@ -61,13 +60,3 @@ class BridgeConfig:
             require(self.cosine is None, self, "cosine", f"left out beside timestep = {self.timestep}")
         if self.cosine is not None:
             require(type(self.cosine) in (int, float) and 0 < self.cosine <= 1, self, "cosine", "a number in (0, 1]")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The config with these values. Raises ValueError on a key that it does not know."""
-        config: Self = from_known(cls, values)
-        return config
-
-    def to_dict(self) -> dict[str, Any]:
-        """The values by name, as JSON takes them."""
-        return asdict(self)

@@ -47,7 +47,7 @@ class DiffusionLink(TrainedBridge):
     @config.setter
     def config(self, config: BridgeConfig) -> None:
         if (before := self.__dict__.get("_config")) not in (None, config):
-            fixed = {name for name, value in before.to_dict().items() if value != getattr(config, name)} - FREE
+            fixed = {name for name, value in vars(before).items() if value != getattr(config, name)} - FREE
             if fixed:
                 raise ValueError(
                     f"{', '.join(sorted(fixed))} can't be changed in a bridge that is there: make a new one"
@@ -129,5 +129,4 @@ class DiffusionLink(TrainedBridge):
         """Set the depth, where the config leaves it open, to the one that serves held-out pairs best."""
         options = [self.config] if self._rungs else [replace(self.config, cosine=cosine) for cosine in COSINES]
         self.config, measured = best_config(self, options, train, val)
-        self.metadata["space"] = self.space.describe()
         self.metadata["calibration"] = {"timestep": self.timestep, "cosine": self.config.cosine, **measured}
