@@ -9,7 +9,7 @@ from .diffusion_link.link import DiffusionLink as DiffusionLink
 from .registry import BRIDGES as BRIDGES
 from .registry import load_bridge as load_bridge
 from .registry import new_bridge as new_bridge
-from .training.config import FitConfig as FitConfig
+from .training.descent import FitConfig as FitConfig
 from .training.fit import fit as fit
 
 __version__: str

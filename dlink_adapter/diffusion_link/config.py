@@ -8,24 +8,16 @@ from dlink_adapter.diffusion_link.schedules import SCHEDULES
 
 
 @dataclass(frozen=True)
-class BridgeConfig:
-    """Settings of `DiffusionLink`.
+class NetworkConfig:
+    """Settings of the network and of the losses.
 
     Args:
         dim: width of the encoder's embeddings.
-        blocks: residual MLP blocks of the denoiser; the paper has three.
+        blocks: residual MLP blocks; the paper has three.
         mlp_ratio: hidden width of a block, as a multiple of `dim`.
         time_dim: width of the noise-level embedding, even.
         dropout: in the blocks, while training.
-        schedule: a name in `SCHEDULES`.
-        timesteps: length T of the forward process.
-        timestep: depth to which an embedding is noised before it is denoised, in [0, T]. With neither this nor
-            `cosine`, `fit` calibrates the depth and sets `cosine`.
-        cosine: the same depth as the expected cosine between the noised embedding and the clean one, in (0, 1].
-        steps: network calls from that depth down to 0.
-        sampler: a name in `SAMPLERS`.
-        samples: reconstructions that are averaged, each from its own noise.
-        text_weight: weight of the text-to-text denoising loss beside the audio-to-text one.
+        text_weight: weight of the text-to-text loss beside the audio-to-text one.
         topology_weight: weight of the topology loss.
     """
 
@@ -34,6 +26,33 @@ class BridgeConfig:
     mlp_ratio: float = 2.0
     time_dim: int = 128
     dropout: float = 0.4
+    text_weight: float = 1.0
+    topology_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_counts(self, "dim", "blocks")
+        require(self.mlp_ratio > 0, self, "mlp_ratio", "positive")
+        require(self.time_dim >= 2 and self.time_dim % 2 == 0, self, "time_dim", "even and at least 2")
+        require(0 <= self.dropout < 1, self, "dropout", "in [0, 1)")
+        for name in ("text_weight", "topology_weight"):
+            require(getattr(self, name) >= 0, self, name, "at least 0")
+
+
+@dataclass(frozen=True)
+class BridgeConfig(NetworkConfig):
+    """Settings of `DiffusionLink`: those of `NetworkConfig`, and of the diffusion.
+
+    Args:
+        schedule: a name in `SCHEDULES`.
+        timesteps: length T of the forward process.
+        timestep: depth to which an embedding is noised before it is denoised, in [0, T]. With neither this nor
+            `cosine`, `fit` calibrates the depth and sets `cosine`.
+        cosine: the same depth as the expected cosine between the noised embedding and the clean one, in (0, 1].
+        steps: network calls from that depth down to 0.
+        sampler: a name in `SAMPLERS`.
+        samples: reconstructions that are averaged, each from its own noise.
+    """
+
     schedule: str = "cosine"
     timesteps: int = 1000
     timestep: int | None = None
@@ -41,19 +60,13 @@ class BridgeConfig:
     steps: int = 1
     sampler: str = "ddim"
     samples: int = 16
-    text_weight: float = 1.0
-    topology_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        require_counts(self, "dim", "blocks", "timesteps", "steps", "samples")
-        require(self.mlp_ratio > 0, self, "mlp_ratio", "positive")
-        require(self.time_dim >= 2 and self.time_dim % 2 == 0, self, "time_dim", "even and at least 2")
-        require(0 <= self.dropout < 1, self, "dropout", "in [0, 1)")
+        super().__post_init__()
+        require_counts(self, "timesteps", "steps", "samples")
         require(self.schedule in SCHEDULES, self, "schedule", f"one of {', '.join(SCHEDULES)}")
         require(self.sampler in SAMPLERS, self, "sampler", f"one of {', '.join(SAMPLERS)}")
         require(self.steps <= self.timesteps, self, "steps", f"at most timesteps = {self.timesteps}")
-        for name in ("text_weight", "topology_weight"):
-            require(getattr(self, name) >= 0, self, name, "at least 0")
         if self.timestep is not None:
             valid = type(self.timestep) is int and 0 <= self.timestep <= self.timesteps
             require(valid, self, "timestep", f"an int in [0, {self.timesteps}]")

@@ -71,9 +71,7 @@ class DiffusionLink(TrainedBridge):
         return timestep_of_cosine(self.alpha_bars, self.config.cosine)
 
     def new_denoiser(self) -> Denoiser:
-        config = self.config
-        hidden = round(config.mlp_ratio * config.dim)
-        return Denoiser(config.dim, config.blocks, hidden, config.time_dim, config.dropout)
+        return Denoiser(self.config)
 
     def loss(self, audio: Tensor, text: Tensor, *, generator: Generator | None = None) -> dict[str, Tensor]:
         """The paper's losses of pairs, both (n, dim): `loss`, `denoise_audio`, `denoise_text`, `topology`.
@@ -85,7 +83,7 @@ class DiffusionLink(TrainedBridge):
         alpha_bar = self._random_levels(len(x0), generator, x0.device)
         x_t = add_noise(x0, alpha_bar, normal(x0.shape, x0, generator))
         from_audio, from_text = self.denoiser(x_t, alpha_bar).chunk(2)
-        return link_loss(from_audio, from_text, x0[len(text) :], self.config.text_weight, self.config.topology_weight)
+        return link_loss(from_audio, from_text, x0[len(text) :], self.config)
 
     def _random_levels(self, rows: int, generator: Generator | None, device: torch.device) -> Tensor:
         """alpha_bar at uniformly drawn timesteps 1 ... T: (rows, 1)."""

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dlink_adapter.diffusion_link.config import NetworkConfig
 
-def link_loss(
-    from_audio: Tensor, from_text: Tensor, text: Tensor, text_weight: float = 1.0, topology_weight: float = 1.0
-) -> dict[str, Tensor]:
+
+def link_loss(from_audio: Tensor, from_text: Tensor, text: Tensor, config: NetworkConfig) -> dict[str, Tensor]:
     """`loss` and its three terms, for reconstructions (n, dim) from audio and from text of the clean text (n, dim)."""
     audio_term, text_term = denoising_loss(from_audio, text), denoising_loss(from_text, text)
     topology = topology_loss(from_audio, text)
-    loss = audio_term + text_weight * text_term + topology_weight * topology
+    loss = audio_term + config.text_weight * text_term + config.topology_weight * topology
     return {"loss": loss, "denoise_audio": audio_term, "denoise_text": text_term, "topology": topology}
 
 

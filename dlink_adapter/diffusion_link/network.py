@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dlink_adapter.diffusion_link.config import NetworkConfig
+
 
 class NoiseLevelEmbedding(nn.Module):
     """Sinusoidal features of the noise angle arccos(sqrt(alpha_bar)), then an MLP: (...,) -> (..., time_dim).
@@ -41,20 +43,15 @@ class ResidualMLP(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """D(x_t, alpha_bar) -> text x0, in the coordinates of `EmbeddingSpace`. Untrained it gives zero, the mean of text.
+    """D(x_t, alpha_bar) -> text x0, in the coordinates of `EmbeddingSpace`; zero, the mean of text, when untrained."""
 
-    Args:
-        dim: width of an embedding.
-        blocks: number of residual MLP blocks.
-        hidden: width inside a block.
-        time_dim: width of the noise-level embedding, even.
-        dropout: in the blocks, while training.
-    """
-
-    def __init__(self, dim: int, blocks: int = 3, hidden: int = 1024, time_dim: int = 128, dropout: float = 0.0):
+    def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.level = NoiseLevelEmbedding(time_dim)
-        self.blocks = nn.ModuleList(ResidualMLP(dim, hidden, time_dim, dropout) for _ in range(blocks))
+        dim, hidden = config.dim, round(config.mlp_ratio * config.dim)
+        self.level = NoiseLevelEmbedding(config.time_dim)
+        self.blocks = nn.ModuleList(
+            ResidualMLP(dim, hidden, config.time_dim, config.dropout) for _ in range(config.blocks)
+        )
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.out = zeroed(nn.Linear(dim, dim))
 

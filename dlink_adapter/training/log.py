@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dlink_adapter.files import write_atomically
+from dlink_adapter.files import read_jsonl, to_jsonl, write_atomically
 
 LOG = "log.jsonl"
 
@@ -24,10 +24,8 @@ class LossLog:
     def write(self, step: int, **values: float) -> None:
         """Add a line."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(to_jsonl([{"step": step, **values}]))
 
     def read(self) -> list[dict[str, float]]:
         """All lines; none where a training was over before the first."""
-        if not self.path.is_file():
-            return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return read_jsonl(self.path) if self.path.is_file() else []

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.baselines.regression import Regression, RegressionConfig
+from dlink_adapter.baselines.regression import Regression
+from dlink_adapter.diffusion_link.config import NetworkConfig
 from dlink_adapter.registry import new_bridge
 from dlink_adapter.training.fit import FitConfig
 
 
 @pytest.fixture(scope="module")
 def regression(pairs) -> Regression:
-    bridge = Regression(RegressionConfig(32))
+    bridge = Regression(NetworkConfig(32))
     few = tuple(rows[:500] for rows in pairs)
     bridge.fit(few, config=FitConfig(steps=100, batch_size=32, lr=3e-3), progress=False)
     return bridge
@@ -39,5 +40,5 @@ def test_the_network_is_called_once_on_the_clean_embedding(regression, pairs):
 
 @pytest.mark.parametrize(("name", "value"), [("timestep", 300), ("cosine", 0.9), ("depth", 300)])
 def test_it_has_no_depth(name, value):
-    with pytest.raises(ValueError, match=f"unknown RegressionConfig key {name}"):
+    with pytest.raises(ValueError, match=f"unknown NetworkConfig key {name}"):
         new_bridge("regression", 8, {name: value})

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from dlink_adapter.diffusion_link.config import NetworkConfig
 from dlink_adapter.diffusion_link.losses import denoising_loss, link_loss, topology_loss
 
 LOSSES = [denoising_loss, topology_loss]
@@ -43,7 +44,7 @@ def test_topology_sees_neither_rotation_nor_length(sets):
 def test_the_loss_is_the_weighted_sum_of_its_three_terms(sets):
     audio, text = sets
     from_text = audio.roll(1, 0)
-    parts = link_loss(audio, from_text, text, text_weight=0.5, topology_weight=3.0)
+    parts = link_loss(audio, from_text, text, NetworkConfig(8, text_weight=0.5, topology_weight=3.0))
     terms = [denoising_loss(audio, text), denoising_loss(from_text, text), topology_loss(audio, text)]
     assert list(parts) == ["loss", "denoise_audio", "denoise_text", "topology"]
     torch.testing.assert_close(list(parts.values())[1:], terms)

@@ -3,17 +3,18 @@
 import pytest
 import torch
 
+from dlink_adapter.diffusion_link.config import NetworkConfig
 from dlink_adapter.diffusion_link.network import Denoiser, NoiseLevelEmbedding, ResidualMLP
 from dlink_adapter.diffusion_link.schedules import alpha_bars
 
 
 def denoiser(**settings) -> Denoiser:
     torch.manual_seed(0)
-    return Denoiser(8, **{"hidden": 16, "time_dim": 16, **settings})
+    return Denoiser(NetworkConfig(8, **{"time_dim": 16, "dropout": 0.0, **settings}))
 
 
 def test_it_has_three_blocks_of_the_size_asked_for():
-    network = denoiser(hidden=12)
+    network = denoiser(mlp_ratio=1.5)
     assert len(network.blocks) == 3
     assert network.blocks[0].mlp[0].weight.shape == (12, 8)
     assert len(denoiser(blocks=5).blocks) == 5
@@ -62,6 +63,6 @@ def test_low_precision_weights_give_float32(dtype):
 def test_a_new_one_draws_from_the_global_generator_and_gives_zero():
     one, other = denoiser(), denoiser()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    third = Denoiser(8, hidden=16, time_dim=16)
+    third = Denoiser(NetworkConfig(8, time_dim=16))
     assert not torch.equal(one.blocks[0].mlp[0].weight, third.blocks[0].mlp[0].weight)
     assert not third(torch.randn(4, 8), torch.rand(4, 1)).any()
