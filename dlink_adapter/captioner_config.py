@@ -1,5 +1,3 @@
 """The former place of `dlink_adapter.captioner.config`."""
 
-from dlink_adapter.captioner.config import CaptionerConfig
-
-__all__ = ["CaptionerConfig"]
+from dlink_adapter.captioner.config import CaptionerConfig as CaptionerConfig

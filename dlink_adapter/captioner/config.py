@@ -75,8 +75,7 @@ class CaptionerConfig:
             raise ValueError(f"text_condition is {self.text_condition!r}: expected {', '.join(TEXT_CONDITIONS)}")
         if self.sigma < 0 or (self.sigma > 0) != (self.text_condition == "gaussian"):
             raise ValueError(
-                f"sigma is {self.sigma}, text_condition {self.text_condition!r}: gaussian takes a positive sigma, the "
-                "others none"
+                f"sigma is {self.sigma} and text_condition {self.text_condition}: gaussian alone takes one"
             )
 
 

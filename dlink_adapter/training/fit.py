@@ -11,8 +11,6 @@ from dlink_adapter.measure.gap import HEADLINE, before_and_after, measure
 from dlink_adapter.training.descent import Descent, FitConfig
 from dlink_adapter.training.processes import process_state
 
-__all__ = ["FitConfig", "fit"]
-
 Pairs = PairedEmbeddings | tuple[Any, Any]  # or (audio, text), both (n, dim)
 MEASURED_CLIPS = 4096
 

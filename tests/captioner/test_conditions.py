@@ -7,6 +7,7 @@ from torch.nn.functional import normalize
 from dlink_adapter.baselines.raw import Raw
 from dlink_adapter.bridge.config import DimConfig
 from dlink_adapter.captioner.conditions import EXEMPLARS, NEIGHBOURS, TEXT_CONDITIONS, Gaussian, PseudoAudio
+from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.data.embeddings import PairedEmbeddings
 
 DIM = 6
@@ -142,6 +143,20 @@ def test_sigma_is_per_dimension():
     text = torch.eye(64)[:1].expand(2000, 64)
     noise = Gaussian(0.05)(text, RAW, drawn(0))
     assert noise[:, 1:].std().item() == pytest.approx(0.05 / (1 + 64 * 0.05**2) ** 0.5, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_condition": "noisy"}, "text_condition is 'noisy': expected clean, gaussian, bridged, pseudo_audio"),
+        ({"text_condition": "gaussian"}, "sigma is 0.0 and text_condition gaussian"),
+        ({"text_condition": "gaussian", "sigma": -1.0}, "sigma is -1.0"),
+        ({"sigma": 0.1}, "sigma is 0.1 and text_condition bridged: gaussian alone takes one"),
+    ],
+)
+def test_what_the_config_refuses(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CaptionerConfig(**settings)
 
 
 def test_unfitted_pseudo_audio():
