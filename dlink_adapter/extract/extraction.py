@@ -45,8 +45,7 @@ def extract(
         encoder: from `load_encoder`.
         out: folder to make. A finished one with the same settings is left as it is.
         settings: any JSON; it is kept in the header, and a run with other settings does not go on with this one.
-        shard_clips: clips in a shard: what a kill can cost, and what is in memory at a time.
-        workers: processes that decode; 0 decodes in this one.
+        shard_clips: clips in a shard, which a kill can cost; workers: processes that decode, 0 for this one.
         processes: this process and the others where several share the extraction.
         progress: shows a bar when on a terminal.
 
