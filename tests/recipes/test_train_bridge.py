@@ -49,6 +49,14 @@ def test_every_kind(folder, tmp_path, method, validated, capsys):
         assert after == pytest.approx(measure(bridge(held_out.audio), held_out.text, held_out.clip)["rmg"], abs=1e-4)
 
 
+def test_a_part_goes_on_any_base(folder, tmp_path, capsys):
+    command = ["train-bridge", "--pairs", str(folder / "pairs"), "--base", "ridge", "--out", str(tmp_path)]
+    assert dlink([*command, "--method", "moment_matched"]) == 0
+    assert load_bridge(tmp_path).base.name == "ridge"
+    assert dlink([*command, "--method", "memory"]) == 1
+    assert "unknown DimConfig key base; known: dim" in capsys.readouterr().err
+
+
 def test_what_it_does_not_know(folder, tmp_path, capsys):
     command = ["train-bridge", "--pairs", str(folder / "pairs"), "--out", str(tmp_path)]
     assert dlink([*command, "--method", "bridge"]) == 1
