@@ -23,10 +23,10 @@ def over_folds(parts: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def table(results: dict[str, Any]) -> str:
     """The headline of gap.json: a line a method, mean ± standard deviation over the folds, and the notes."""
-    lines = [f"{'':<18}" + "".join(f"{title:>14}" for title in HEADLINE.values())]
+    lines = [f"{'':<27}" + "".join(f"{title:>14}" for title in HEADLINE.values())]
     for name, metrics in results["methods"].items():
         cells = (f"{metrics[key]['mean']:.3f} ± {metrics[key]['std']:.3f}" for key in HEADLINE)
-        lines.append(f"{name + '*' * (name in results['notes']):<18}" + "".join(f"{cell:>14}" for cell in cells))
+        lines.append(f"{name + '*' * (name in results['notes']):<27}" + "".join(f"{cell:>14}" for cell in cells))
     lines += [f"* {name}: {note}" for name, note in results["notes"].items()]
     return "\n".join(lines + [f"{name} was not run: {reason}" for name, reason in results["not_run"].items()])
 

@@ -63,7 +63,7 @@ def test_what_it_writes_and_prints(folder, tmp_path, capsys):
     assert (tmp_path / "out" / "bridges" / "1" / "ridge" / "config.json").is_file()
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["RMG", "cosine"]
-    assert [row[:18].strip() for row in rows] == ["ridge", "ridge, matched", "raw", "raw, matched"]
+    assert [row[:27].strip() for row in rows] == ["ridge", "ridge, matched", "raw", "raw, matched"]
     rmg = found["methods"]["ridge"]["rmg"]
     assert rows[0].split()[1:4] == [f"{rmg['mean']:.3f}", "±", f"{rmg['std']:.3f}"]
 
