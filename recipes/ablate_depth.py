@@ -27,11 +27,11 @@ from dlink_adapter.recipes.depth_points import (
     Point,
     caption_points,
 )
+from dlink_adapter.recipes.methods import plain_methods
 from dlink_adapter.stages import Stages
 
 TIMESTEPS = [0, 25, 50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 900, 950, 1000]
 STEPS = [1, 2, 5, 20, 100]
-BASELINES = ["raw", "mean_shift", "realign", "procrustes", "pls", "ridge", "kernel_ridge", "memory", "regression"]
 LOWER_IS_BETTER = ("rmg", "frechet_centred", "gram_error")
 
 
@@ -43,8 +43,9 @@ def main(
     out: Path = Path("dlink-depth"),
     timesteps: list[int] = TIMESTEPS,
     steps: list[int] = STEPS,
-    baselines: list[str] = BASELINES,
+    baselines: list[str] | None = None,
     bridge_steps: int = 1000,
+    unet_steps: int = 30,
     seed: int = 0,
 ) -> None:
     """Train, measure at every depth, and draw.
@@ -56,16 +57,20 @@ def main(
         out: folder for the measurements, the figures and the bridges.
         timesteps: the depths.
         steps: network calls from a depth to the clean end, all of them with one sample.
-        baselines: methods without a depth; diffusion_bridge, whose U-Net needs hours on a CPU, has to be named.
+        baselines: methods to measure beside it; by default all that can run here.
         bridge_steps: optimiser steps of each bridge.
+        unet_steps: those of diffusion_bridge, of 16 captions each and at half the width: a reduced budget.
         seed: of the held-out clips and of the training.
     """
     train, val, tested = _split(pairs, test, seed)
+    baselines = [name for name in plain_methods() if name != PURE] if baselines is None else baselines
     settings = {
-        **{"pairs": str(pairs), "test": test and str(test), "captioner": captioner and str(captioner)},
-        **{"timesteps": timesteps, "steps": steps, "baselines": baselines, "bridge_steps": bridge_steps, "seed": seed},
+        **{"train": train.digest(), "test": tested.digest(), "captioner": captioner and str(captioner)},
+        **{"timesteps": timesteps, "steps": steps, "baselines": baselines},
+        **{"bridge_steps": bridge_steps, "unet_steps": unet_steps, "seed": seed},
     }
-    study = DepthStudy(train, val, tested, FitConfig(steps=bridge_steps, seed=seed), timesteps, steps, out)
+    config = FitConfig(steps=bridge_steps, seed=seed)
+    study = DepthStudy(train, val, tested, config, timesteps, steps, unet_steps, out)
     stages = Stages(out, len(baselines) + len(VARIANTS) + (captioner is not None), settings)
     points: list[Point] = []
     for name in baselines:

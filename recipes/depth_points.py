@@ -7,9 +7,8 @@ from typing import Any
 from dlink_adapter import BridgeConfig, DiffusionLink, FitConfig, PairedEmbeddings, load_bridge
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.measure.gap import measure
-from dlink_adapter.refine.moment_matched import MomentMatched
+from dlink_adapter.recipes.methods import fit_method, match_moments
 from dlink_adapter.refine.residual import Residual
-from dlink_adapter.registry import new_bridge
 
 PURE = DiffusionLink.name
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -34,12 +33,12 @@ class DepthStudy:
     config: FitConfig
     timesteps: list[int]
     steps: list[int]
+    unet_steps: int
     out: Path
 
     def baseline(self, name: str) -> list[Point]:
         """The points of a method without a depth: plain, and matched."""
-        bridge = new_bridge(name, self.train.dim)
-        bridge.fit(self.train, val=self.val, config=self.config, out=self.out / "bridges" / name)
+        bridge = self._fitted(name)
         nowhere = {"timestep": None, "cosine": None, "samples": None, "steps": None}
         rows = {name: bridge, f"{name}, matched": self._matched(bridge)}
         return [{"method": row, **nowhere, **self._measured(rows[row])} for row in rows]
@@ -61,18 +60,17 @@ class DepthStudy:
     def _refined(self, link: DiffusionLink) -> dict[str, dict[str, float]]:
         """The link at its depth, matched, and as a residual on `RESIDUAL_BASE`."""
         base = self.out / "bridges" / RESIDUAL_BASE
-        if not base.is_dir():
-            new_bridge(RESIDUAL_BASE, link.dim).fit(self.train, val=self.val, config=self.config, out=base)
-        joined = Residual.of(load_bridge(base), link)
+        joined = Residual.of(load_bridge(base) if base.is_dir() else self._fitted(RESIDUAL_BASE), link)
         joined.choose_gain(self.val)
-        rows = {f"{PURE}, matched": self._matched(link), Residual.name: joined}
+        rows: dict[str, Bridge] = {f"{PURE}, matched": self._matched(link), Residual.name: joined}
         rows[f"{Residual.name}, matched"] = self._matched(joined)
         return {row: self._measured(bridge) for row, bridge in rows.items()}
 
-    def _matched(self, bridge: Bridge) -> MomentMatched:
-        matched = MomentMatched.of(bridge)
-        matched.find_moments(self.train, self.val)
-        return matched.eval()
+    def _fitted(self, name: str) -> Bridge:
+        return fit_method(name, self.train, self.val, self.config, self.unet_steps, self.out / "bridges" / name)
+
+    def _matched(self, bridge: Bridge) -> Bridge:
+        return match_moments(bridge, self.train, self.val)
 
     def _measured(self, bridge: Bridge) -> dict[str, float]:
         bridged, text = bridge.map_rows(self.test.audio), bridge.map_rows(self.test.text, "text")

@@ -7,16 +7,12 @@ import torch
 from safetensors.torch import save
 
 from dlink_adapter import FitConfig, PairedEmbeddings, load_bridge
-from dlink_adapter.baselines.diffusion_bridge import DiffusionBridge
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.gap import measure
-from dlink_adapter.refine.moment_matched import MomentMatched
+from dlink_adapter.recipes.methods import fit_method, match_moments
 from dlink_adapter.refine.residual import Residual
-from dlink_adapter.registry import new_bridge
 
-# Of diffusion_bridge: on a CPU the published width costs four times as much.
-UNET, UNET_BATCH = {"width": 16}, 16
 RESIDUAL_OF = ("kernel_ridge", "diffusion_link")
 
 
@@ -32,16 +28,9 @@ def measure_fold(
     if name == Residual.name:
         joined = bridge = Residual.of(*(load_bridge(folder / part) for part in RESIDUAL_OF))
         joined.choose_gain(val)
-    elif name == DiffusionBridge.name:
-        bridge = new_bridge(name, data.dim, UNET)
-        reduced = FitConfig(steps=settings["unet_steps"], batch_size=UNET_BATCH, seed=config.seed)
-        bridge.fit(train, val=val, config=reduced, out=folder / name)
     else:
-        bridge = new_bridge(name, data.dim)
-        bridge.fit(train, val=val, config=config, out=folder / name)
-    matched = MomentMatched.of(bridge)
-    matched.find_moments(train, val)
-    rows = {name: bridge, f"{name}, matched": matched}
+        bridge = fit_method(name, train, val, config, settings["unet_steps"], folder / name)
+    rows = {name: bridge, f"{name}, matched": match_moments(bridge, train, val)}
     return {row: _measured(row, rows[row].eval(), test, out if fold == 0 else None) for row in rows}
 
 
@@ -61,8 +50,3 @@ def fold_of(data: PairedEmbeddings, fold: int, folds: int, seed: int) -> tuple[P
     order = torch.randperm(data.clips, generator=torch.Generator().manual_seed(seed))
     tested = torch.zeros(data.clips, dtype=torch.bool).index_fill(0, order[fold::folds], True)
     return data.select((~tested).nonzero().flatten()), data.select(tested.nonzero().flatten())
-
-
-def reduced_note(steps: int) -> str:
-    """What the figures of diffusion_bridge rest on."""
-    return f"reduced: {steps} training steps of {UNET_BATCH} captions, U-Net of width {UNET['width']}"

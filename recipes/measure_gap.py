@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from dlink_adapter import BRIDGES, PairedEmbeddings
-from dlink_adapter.baselines.diffusion_bridge import DiffusionBridge, import_unet
+from dlink_adapter.baselines.diffusion_bridge import DiffusionBridge
 from dlink_adapter.files import write_atomically
 from dlink_adapter.integrations.precomputed import read_array
-from dlink_adapter.recipes.gap_folds import RESIDUAL_OF, fold_of, measure_fold, reduced_note
+from dlink_adapter.recipes.gap_folds import RESIDUAL_OF, fold_of, measure_fold
 from dlink_adapter.recipes.gap_report import draw, over_folds, table
+from dlink_adapter.recipes.methods import has_unet, plain_methods, reduced_note
 from dlink_adapter.refine.moment_matched import MomentMatched
 from dlink_adapter.refine.residual import Residual
 from dlink_adapter.stages import Stages
@@ -82,7 +83,7 @@ def _results(found: dict[str, list[Any]], seconds: dict[str, float], settings: d
         "methods": {row: over_folds([part["metrics"] for part in parts]) for row, parts in found.items()},
         "chosen": {row: [part["chosen"] for part in parts] for row, parts in found.items()},
         "notes": {row: reduced_note(settings["unet_steps"]) for row in found if row.startswith(unet)},
-        "not_run": {} if _has_unet() else {unet: 'it needs pip install "dlink-adapter[bench]"'},
+        "not_run": {} if has_unet() else {unet: 'it needs pip install "dlink-adapter[bench]"'},
         "seconds": seconds,
         "settings": settings,
         "versions": {name: version(name) for name in ("torch", "dlink-adapter")},
@@ -91,21 +92,14 @@ def _results(found: dict[str, list[Any]], seconds: dict[str, float], settings: d
 
 def _chosen(methods: list[str] | None) -> list[str]:
     """The methods to fit; residual last, and only beside the two that it joins."""
-    plain = [name for name in BRIDGES if name not in (MomentMatched.name, Residual.name)]
     if methods is None:
-        return [name for name in plain if name != DiffusionBridge.name or _has_unet()] + [Residual.name]
-    if unknown := sorted(set(methods) - {*plain, Residual.name}):
-        raise ValueError(f"unknown method {', '.join(unknown)}; known: {', '.join([*plain, Residual.name])}")
+        return [*plain_methods(), Residual.name]
+    known = [name for name in BRIDGES if name != MomentMatched.name]
+    if unknown := sorted(set(methods) - set(known)):
+        raise ValueError(f"unknown method {', '.join(unknown)}; known: {', '.join(known)}")
     if Residual.name in methods:
         methods = [*(name for name in dict.fromkeys([*methods, *RESIDUAL_OF]) if name != Residual.name), Residual.name]
     return methods
-
-
-def _has_unet() -> bool:
-    try:
-        return import_unet() is not None
-    except ImportError:
-        return False
 
 
 def _read(pairs: Path | None, audio: Path | None, text: Path | None) -> PairedEmbeddings:
