@@ -1,4 +1,4 @@
-"""Diffusion-Bridge: a diffusion model of text alone that audio is dropped into half way (Lee et al., CVPR 2025).
+"""Diffusion-Bridge: a text-only diffusion model whose reverse process audio enters half way (Lee et al., CVPR 2025).
 
 The network is the 1-D U-Net of `denoising-diffusion-pytorch`, which reads an embedding as a sequence of numbers.
 """

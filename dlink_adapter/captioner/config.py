@@ -1,7 +1,7 @@
-"""Settings of a captioner, and how they lie in its folder.
+"""Settings of a captioner, and the JSON file that keeps them in its folder.
 
-The JSON in it names the base model by hub id, or by a path from the folder, so that one that holds both can be moved;
-and it has a digest of the bridge, because a captioner is of no use behind another one.
+The file names the base model by hub id, or by a path relative to the folder, so that a folder that holds both can be
+moved. A digest of the bridge's weights tells whether the bridge is the one that the captioner was trained with.
 """
 
 import hashlib

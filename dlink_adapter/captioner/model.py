@@ -105,8 +105,8 @@ class Captioner(nn.Module, Shareable):
         super().train(mode)
         self.bridge.eval()
         if mode and self.settings.quantize in ("nf4", "fp4"):
-            # In eval mode on a CPU, bitsandbytes packs 4-bit weights into a form that has no gradient; it unpacks them
-            # when they are asked for.
+            # In eval mode on a CPU, bitsandbytes packs 4-bit weights into a form without gradients. Reading the state
+            # dict unpacks them.
             self.llm.state_dict()
         return self
 

@@ -17,7 +17,7 @@ CONDITIONS = ("text", "audio", "text+audio")
 
 
 class Rows(Protocol):
-    """Embeddings that are read when they are asked for: a tensor (n, dim) is one."""
+    """Embeddings (n, dim) that are read row by row; a tensor is one."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, row: int, /) -> Tensor: ...
@@ -37,7 +37,7 @@ class PairedRows:
 
 
 class CaptionRows(Dataset[dict[str, Any]]):
-    """Rows of an embedding (dim,), whether it is a caption's, and the caption; nothing is loaded before it is used.
+    """Samples: an embedding (dim,), whether it is a caption's, and the caption. Embeddings are read when they are used.
 
     Args:
         captions: the targets.

@@ -76,7 +76,7 @@ class Descent:
         self.checkpoints: list[Path | None] = []
 
     def __call__(self, bridge: TrainedBridge, pairs: PairedEmbeddings) -> None:
-        number = "" if not self.checkpoints else f"-{len(self.checkpoints) + 1}"  # of the networks in one bridge
+        number = "" if not self.checkpoints else f"-{len(self.checkpoints) + 1}"  # a bridge may have several networks
         with precision_kept():
             run = _Run(bridge, pairs, self.config, self.out, number)
             self.losses[bridge.name + number] = run.train(self.progress)

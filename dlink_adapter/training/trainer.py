@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with our habits: one loss curve for any number of processes, a log, a bar on a terminal."""
+"""Training by `transformers.Trainer`: resumable, logged in JSONL, with the same losses for any number of processes."""
 
 import random
 import sys
@@ -132,7 +132,7 @@ def _arguments(config: TrainerConfig, out: str | Path | None, validates: bool, s
 
 
 class _Stream(Dataset[dict[str, Any]]):
-    """So many rows, epoch after epoch in an order of its own: a place in it says all, whoever takes it and when."""
+    """`length` samples, epoch after epoch, each shuffled by its own seed. A sample depends on its index alone."""
 
     def __init__(self, rows: Any, length: int, seed: int):
         self.rows, self.length, self.seed = rows, length, seed
@@ -150,7 +150,7 @@ class _Stream(Dataset[dict[str, Any]]):
 
 
 def _trainer_class() -> Any:
-    """`Trainer` that takes the rows as they come, validates by the token, and keeps checkpoints of what is trained."""
+    """A `Trainer` that reads rows in order, validates by the mean loss of a token, and saves only trained weights."""
     from safetensors.torch import load_file
     from transformers import Trainer
     from transformers.utils import SAFE_WEIGHTS_NAME
@@ -179,7 +179,7 @@ def _trainer_class() -> Any:
             return metrics
 
         def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-            # The rest is on disk already, and tied weights are refused.
+            # Frozen weights are in the base model's folder, and saving tied weights raises an error.
             values = self.model.state_dict() if state_dict is None else state_dict
             trained = [name for name, value in self.model.named_parameters() if value.requires_grad]
             super()._save(output_dir, {name: values[name] for name in trained})
@@ -194,7 +194,7 @@ def _trainer_class() -> Any:
 
 
 def _evenly_shared(rows: Any, collate: Any, arguments: Any) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """This process's batches and whether they count: all processes have equally many, as sharded models need."""
+    """This process's batches, each with 1, or 0 for a filler: sharded models need equally many in all processes."""
     own = range(arguments.process_index, len(rows), arguments.world_size)
     size = arguments.per_device_eval_batch_size
     seeded = Subset(_Stream(rows, len(rows), 0), own)
