@@ -70,20 +70,23 @@ def main(
                 if matched or row == name:
                     found.setdefault(row, []).append(part)
     seconds = {name: sum(stages.seconds[f"{name}-{fold}"] for fold in range(folds)) for name in chosen}
-    results = _results(found, seconds, settings)
+    left_out = [] if methods is not None or has_unet() else [DiffusionBridge.name]
+    results = _results(found, left_out, seconds, settings)
     write_atomically(out / "gap.json", json.dumps(results, indent=2))
     print(table(results))
     draw(results, fold_of(data, 0, folds, seed)[1].first_captions(), out)
 
 
-def _results(found: dict[str, list[Any]], seconds: dict[str, float], settings: dict[str, Any]) -> dict[str, Any]:
+def _results(
+    found: dict[str, list[Any]], left_out: list[str], seconds: dict[str, float], settings: dict[str, Any]
+) -> dict[str, Any]:
     """The content of gap.json, given what was measured by row and fold."""
     unet = DiffusionBridge.name
     return {
         "methods": {row: over_folds([part["metrics"] for part in parts]) for row, parts in found.items()},
         "chosen": {row: [part["chosen"] for part in parts] for row, parts in found.items()},
         "notes": {row: reduced_note(settings["unet_steps"]) for row in found if row.startswith(unet)},
-        "not_run": {} if has_unet() else {unet: 'it needs pip install "dlink-adapter[bench]"'},
+        "not_run": {name: 'it needs pip install "dlink-adapter[bench]"' for name in left_out},
         "seconds": seconds,
         "settings": settings,
         "versions": {name: version(name) for name in ("torch", "dlink-adapter")},

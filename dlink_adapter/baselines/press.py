@@ -54,7 +54,5 @@ def press_ridge(
         weight = shrunk.unsqueeze(-1) * (projected[:, :dim] - scale * projected[:, dim:])
         return RidgeFit(weight, scale.item(), strength, error - scale * anchor_error)
 
-    best = min(
-        (fit(strength) for strength in STRENGTHS), key=lambda fit: fit.error
-    )  # one by one: each is (n, dim)
+    best = min((fit(strength) for strength in STRENGTHS), key=lambda fit: fit.error)  # one by one: each is (n, dim)
     return best._replace(weight=vectors @ best.weight)
