@@ -291,3 +291,13 @@ def test_bad_folders_are_named(tmp_path, audio, text):
     shard_file.unlink()
     with pytest.raises(FileNotFoundError, match="embeddings-00000"):
         PairedEmbeddings.open(folder)
+
+
+def test_a_sample_is_always_the_same_and_spread_over_all_clips():
+    rows = torch.eye(100)
+    pairs = PairedEmbeddings.from_tensors(rows, rows)
+    sample = pairs.sample(20)
+    chosen = sample.audio.argmax(-1)
+    assert torch.equal(chosen, pairs.sample(20).audio.argmax(-1)) and torch.equal(chosen, chosen.sort().values)
+    assert len(chosen.unique()) == 20 and chosen[0] < 25 and chosen[-1] > 75
+    assert torch.equal(sample.audio, sample.text) and pairs.sample(100) is pairs
