@@ -66,10 +66,12 @@ def _continued(init: Path, config: CaptionerSettings) -> Captioner:
 
 
 def digest_of(path: Path) -> str:
-    """A digest of pairs, of a file, or of the weights in the folder of a model."""
+    """A digest of pairs, of a file, or of the weights and configs in the folder of a model."""
     if (path / "header.json").is_file():
         return PairedEmbeddings.open(path, check_values=False).digest()
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    parts = sorted(part for pattern in ("*.safetensors", "config.json") for part in path.rglob(pattern))
+    digests = []
+    for part in [path] if path.is_file() else parts:
+        with part.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return " ".join(digests)

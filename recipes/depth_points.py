@@ -8,7 +8,7 @@ from dlink_adapter import BridgeConfig, DiffusionLink, FitConfig, PairedEmbeddin
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes.methods import fit_method, match_moments
-from dlink_adapter.refine.residual import Residual
+from dlink_adapter.refine.residual import Residual, ResidualConfig
 
 PURE = DiffusionLink.name
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -17,7 +17,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_text_branch": {"text_weight": 0.0},
 }
 SAMPLES = (1, 16)
-RESIDUAL_BASE = "kernel_ridge"
 METRICS = ("r_at_1", "paired_cosine", "rmg", "frechet_centred", "gram_error", "knn_overlap", "text_identity")
 CAPTION_METRICS = ("bleu_4", "rouge_l", "meteor", "cider_d")
 Point = dict[str, Any]
@@ -58,9 +57,9 @@ class DepthStudy:
         return points
 
     def _refined(self, link: DiffusionLink) -> dict[str, dict[str, float]]:
-        """The link at its depth, matched, and as a residual on `RESIDUAL_BASE`."""
-        base = self.out / "bridges" / RESIDUAL_BASE
-        joined = Residual.of(load_bridge(base) if base.is_dir() else self._fitted(RESIDUAL_BASE), link)
+        """The link at its depth, matched, and as a residual on its default base."""
+        base = self.out / "bridges" / ResidualConfig.base
+        joined = Residual.of(load_bridge(base) if base.is_dir() else self._fitted(ResidualConfig.base), link)
         joined.choose_gain(self.val)
         rows: dict[str, Bridge] = {f"{PURE}, matched": self._matched(link), Residual.name: joined}
         rows[f"{Residual.name}, matched"] = self._matched(joined)

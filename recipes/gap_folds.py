@@ -11,9 +11,9 @@ from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes.methods import fit_method, match_moments
-from dlink_adapter.refine.residual import Residual
+from dlink_adapter.refine.residual import Residual, ResidualConfig
 
-RESIDUAL_OF = ("kernel_ridge", "diffusion_link")
+RESIDUAL_OF = (ResidualConfig.base, ResidualConfig.link)
 
 
 def measure_fold(

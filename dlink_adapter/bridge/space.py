@@ -72,12 +72,5 @@ def unit_mean(x: Rows) -> Tensor:
     return torch.stack(sums).sum(0) / sum(counts)
 
 
-def mean_pairwise_cosine(blocks: Iterable[Tensor]) -> float | None:
-    """Mean cosine of two distinct rows of unit-norm blocks `(n, dim)`, from their sum; None for fewer than two."""
-    parts = [(unit_mean(block) * len(block), len(block)) for block in blocks]
-    total, n = torch.stack([part for part, _ in parts]).sum(0), sum(count for _, count in parts)
-    return None if n < 2 else (total.square().sum().item() - n) / (n * (n - 1))
-
-
 def _blocks(x: Rows) -> Iterable[Tensor]:
     return x.split(16384) if isinstance(x, Tensor) else x

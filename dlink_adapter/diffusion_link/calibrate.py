@@ -14,7 +14,6 @@ COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3)  # of the noised em
 MAX_CLIPS = 4096  # that are looked at; of the training captions as many
 
 
-@torch.no_grad()
 def best_config(
     link: TrainedBridge, options: Sequence[BridgeConfig], train: PairedEmbeddings, val: PairedEmbeddings
 ) -> tuple[BridgeConfig, dict[str, float]]:

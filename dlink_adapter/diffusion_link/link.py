@@ -19,7 +19,7 @@ from dlink_adapter.diffusion_link.network import Denoiser
 from dlink_adapter.diffusion_link.samplers import SAMPLERS, ladder
 from dlink_adapter.diffusion_link.schedules import add_noise, alpha_bars, timestep_of_cosine
 
-FREE = {"timestep", "cosine", "steps", "sampler", "samples", "text_weight", "topology_weight"}
+REPLACEABLE = {"timestep", "cosine", "steps", "sampler", "samples", "text_weight", "topology_weight"}
 
 
 class DiffusionLink(TrainedBridge):
@@ -41,13 +41,13 @@ class DiffusionLink(TrainedBridge):
 
     @property
     def config(self) -> BridgeConfig:
-        """The settings. Those of `FREE` may be replaced at any time."""
+        """The settings. Those of `REPLACEABLE` may be replaced at any time."""
         return self._config
 
     @config.setter
     def config(self, config: BridgeConfig) -> None:
         if (before := self.__dict__.get("_config")) not in (None, config):
-            fixed = {name for name, value in vars(before).items() if value != getattr(config, name)} - FREE
+            fixed = {name for name, value in vars(before).items() if value != getattr(config, name)} - REPLACEABLE
             if fixed:
                 raise ValueError(
                     f"{', '.join(sorted(fixed))} can't be changed in a bridge that is there: make a new one"

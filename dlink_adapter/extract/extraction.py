@@ -14,12 +14,11 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from dlink_adapter.bridge.space import mean_pairwise_cosine
 from dlink_adapter.data.clip_tables import Clip
 from dlink_adapter.data.shards import MappedShard, read_header, shard_files, write_header
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder
 from dlink_adapter.extract.plan import Plan, hold
-from dlink_adapter.extract.run import Processes, Run
+from dlink_adapter.extract.run import Processes, Run, mean_pairwise_cosine
 from dlink_adapter.files import read_jsonl, to_jsonl, write_atomically
 
 __all__ = ["Processes", "extract"]

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from dlink_adapter.bridge.space import mean_pairwise_cosine
+from dlink_adapter.bridge.space import unit_mean
 from dlink_adapter.data.shards import Shard, usable, write_shard
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder, Loaded, UnreadableError
 from dlink_adapter.extract.plan import DIED, HELD, TEXTS, Plan, skipped, state
@@ -149,3 +149,10 @@ def check_text_tower(blocks: Iterable[Tensor]) -> None:
         question = "Are the tokenizer's files and the weights those of this encoder?"
         found = f"distinct captions have a mean pairwise cosine of {cosine:.5f}"
         raise ValueError(f"the text tower is constant: {found}. {question}")
+
+
+def mean_pairwise_cosine(blocks: Iterable[Tensor]) -> float | None:
+    """Mean cosine of two distinct rows of unit-norm blocks `(n, dim)`, from their sum; None for fewer than two."""
+    parts = [(unit_mean(block) * len(block), len(block)) for block in blocks]
+    total, n = torch.stack([part for part, _ in parts]).sum(0), sum(count for _, count in parts)
+    return None if n < 2 else (total.square().sum().item() - n) / (n * (n - 1))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -88,7 +87,6 @@ class Residual(Bridge):
         if self.config.gain is None:
             self.choose_gain(val)
 
-    @torch.no_grad()
     def choose_gain(self, val: PairedEmbeddings) -> None:
         """Set the gain to the one that leaves the least squared error on pairs that both were not fitted on."""
         val = val.sample(MAX_CLIPS)

@@ -25,7 +25,7 @@ def process_state() -> Any:
 
 @contextmanager
 def precision_kept() -> Iterator[None]:
-    """accelerate keeps one precision a process, that of its first user: leave the choice to the next one, too."""
+    """Afterwards, undo the mixed precision that accelerate fixes for the whole process, unless it was fixed before."""
     from accelerate.state import AcceleratorState
 
     untouched = not AcceleratorState._shared_state

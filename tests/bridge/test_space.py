@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.bridge.space import EmbeddingSpace, mean_pairwise_cosine, unit_mean
+from dlink_adapter.bridge.space import EmbeddingSpace, unit_mean
 
 
 @pytest.fixture
@@ -70,11 +70,3 @@ def test_a_new_space_is_unfitted_and_a_loaded_one_is_fitted(space):
     assert not new.is_fitted and space.is_fitted
     new.load_state_dict(space.state_dict())
     assert new.is_fitted
-
-
-def test_mean_pairwise_cosine():
-    rows = normalize(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) + 1, dim=-1)
-    gram = rows @ rows.T
-    expected = (gram.sum() - gram.trace()) / (50 * 49)
-    assert mean_pairwise_cosine(rows.split(7)) == pytest.approx(expected.item(), abs=1e-5)
-    assert mean_pairwise_cosine([rows[:1]]) is None

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.extract.extraction import extract
+from dlink_adapter.extract.run import mean_pairwise_cosine
 from dlink_adapter.integrations.precomputed import PrecomputedEncoder
 
 fork = get_context("fork")
@@ -180,3 +181,11 @@ def test_nothing_usable(tmp_path, clips, encoder):
         extract(clips[4:5], encoder, tmp_path / "bad", workers=0)
     with pytest.raises(ValueError, match="workers at least 0"):
         extract(clips, encoder, tmp_path / "out", workers=-1)
+
+
+def test_mean_pairwise_cosine():
+    rows = normalize(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) + 1, dim=-1)
+    gram = rows @ rows.T
+    expected = (gram.sum() - gram.trace()) / (50 * 49)
+    assert mean_pairwise_cosine(rows.split(7)) == pytest.approx(expected.item(), abs=1e-5)
+    assert mean_pairwise_cosine([rows[:1]]) is None
