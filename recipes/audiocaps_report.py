@@ -45,7 +45,8 @@ def report(methods: list[str], gaps: dict[str, Any], seconds: dict[str, float], 
         for setup in SETUPS
     }
     scores = {setup: {method: of["scores"] for method, of in by_method.items()} for setup, by_method in found.items()}
-    plot_caption_scores(out / "captions.png", scores)
+    intervals = {setup: {name: of["intervals"] for name, of in by_method.items()} for setup, by_method in found.items()}
+    plot_caption_scores(out / "captions.png", scores, intervals)
     ours = [
         Measured(_system(out, setup, method), SETUPS[setup], of["scores"], of["clips"]["scored"])
         for setup, by_method in found.items()

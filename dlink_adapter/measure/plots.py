@@ -18,76 +18,111 @@ from torch import Tensor
 from dlink_adapter.extras import import_extra
 from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.published import Measured, in_order
+from dlink_adapter.measure.significance import LEVEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Scores = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+Intervals = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+
 AUDIO, TEXT, LINE = "#D55E00", "#0072B2", "#777777"
+MODALITIES = (("audio", AUDIO, "o"), ("text", TEXT, "^"))
 BARS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
 METRIC_NAMES = {f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)} | dict(
     rouge_l="ROUGE-L", meteor="METEOR", cider_d="CIDEr-D", spice="SPICE", spider="SPIDEr", fense="FENSE"
 )
+FAMILIES = (tuple(METRIC_NAMES)[:4], ("rouge_l", "meteor"), ("cider_d",), ("spice", "spider"), ("fense",))
+POINTS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # of the metrics of a family
+COINCIDE = 1e-3  # centroids of unit-norm rows that are closer have no line between them
 MAX_POINTS = 2000  # of each modality in a panel: more would only overlap
 COLUMNS = 4  # of panels in a figure
 
 
 def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *, pairs: int = 12) -> Path:
-    """Scatter plots of audio and text, a panel each, with lines between a few pairs.
+    """Scatter plots of unit-norm audio and text, a panel each, with their centroids and lines between a few pairs.
 
-    `panels` maps a title to (audio, text), each (n, dim), row i of one the pair of row i of the other. All panels show
-    the first two principal components of the first one, which should be the raw embeddings. Raises ValueError on
-    shapes that do not match, ImportError without matplotlib.
+    `panels` maps a title to (audio, text), each (n, dim), row i of one the pair of row i of the other. The first panel,
+    which should be the raw embeddings, gives the axes of all: the line between its centroids, which shows the modality
+    gap, and the first principal component of the rest, which shows content. Where its centroids coincide, the axes are
+    the first two principal components. Raises ValueError on shapes that do not match, ImportError without matplotlib.
     """
     clouds = _unit_pairs(panels)
     figure, grid = _panels(len(clouds), 4.4, 4.8, sharex=True, sharey=True)
-    project, explained = _principal_plane(torch.cat(next(iter(clouds.values()))))
+    project, across, up = _gap_plane(clouds)
     for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
         shown = torch.randperm(len(audio), generator=torch.Generator().manual_seed(0))[:MAX_POINTS]
         points = project(audio[shown]), project(text[shown])
         for one, other in zip(*(cloud[:pairs].tolist() for cloud in points), strict=True):
             axes.plot(*zip(one, other, strict=True), color=LINE, linewidth=0.8, zorder=3)
-        for cloud, color, marker, label in zip(points, (AUDIO, TEXT), "o^", ("audio", "text"), strict=True):
+        centroids = audio.mean(0), text.mean(0)
+        for cloud, centroid, (label, color, marker) in zip(points, centroids, MODALITIES, strict=True):
             style: dict[str, Any] = {"color": color, "marker": marker, "linewidths": 0}
-            axes.scatter(*cloud.T.tolist(), s=16, alpha=0.45, label=label, **style)
-            axes.scatter(*cloud[:pairs].T.tolist(), s=26, zorder=4, **style)
-        axes.set_title(f"{_title(title)}\nmean paired cosine {(audio * text).sum(-1).mean():.2f}", fontsize=11)
-        axes.set_xlabel(f"component 1 ({explained[0]:.0%} of the variance)")
-    grid[0].set_ylabel(f"component 2 ({explained[1]:.0%})")
-    _legend(figure, markerscale=1.8)
+            axes.scatter(*cloud.T.tolist(), s=16, alpha=0.45, **style)
+            axes.scatter(*cloud[:pairs].T.tolist(), s=26, zorder=4, label=label, **style)
+            style |= {"linewidths": 1.6, "edgecolors": "black", "label": f"centroid of {label}"}
+            axes.scatter(*project(centroid).tolist(), s=150, zorder=5, **style)
+        distance, cosine = (centroids[0] - centroids[1]).norm(), (audio * text).sum(-1).mean()
+        axes.set_title(f"{_title(title)}\ncentroids {distance:.2f} apart, mean paired cosine {cosine:.2f}", fontsize=11)
+        axes.set_xlabel(across)
+    for axes in grid[::COLUMNS]:
+        axes.set_ylabel(up)
+    _legend(figure)
     figure.suptitle(f"Audio and text embeddings, {min(pairs, len(shown))} pairs joined")
     return _save(figure, path)
 
 
-def plot_caption_scores(path: str | Path, scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Path:
-    """Grouped bars of `scores[setup][method][metric]` with their values (x 100), one row of axes for each setup.
+def plot_caption_scores(path: str | Path, scores: Scores, intervals: Intervals | None = None) -> Path:
+    """`scores[setup][method][metric]` (x 100): a row of panels for each setup, a column for each of `FAMILIES`.
 
-    A metric that is None everywhere is left out; a single None has no bar. Raises ValueError where no metric is left,
-    ImportError without matplotlib.
+    `intervals[setup][method][metric]` are the (low, high) ends of 95 % intervals, such as `significance.interval`
+    gives, drawn as lines; any may be missing. A metric that is None everywhere is left out; a single None has no
+    point. Raises ValueError where no metric is left or an interval has no score, ImportError without matplotlib.
     """
-    values = [by_metric for methods in scores.values() for by_metric in methods.values()]
-    metrics = [name for name in METRIC_NAMES if any(by_metric.get(name) is not None for by_metric in values)]
-    if not metrics:
+    values = [by_metric for by_method in scores.values() for by_metric in by_method.values()]
+    drawn = [[name for name in family if any(of.get(name) is not None for of in values)] for family in FAMILIES]
+    families = [family for family in drawn if family]
+    if not families:
         raise ValueError(f"no caption score to draw: scores[setup][method] has none of {', '.join(METRIC_NAMES)}")
+    _check_intervals(scores, intervals or {})
     methods = list(dict.fromkeys(name for by_method in scores.values() for name in by_method))
-    figure = _figure(max(7.0, 0.42 * len(metrics) * (len(methods) + 1)), 3.4 * len(scores) + 0.4)
-    rows = figure.subplots(len(scores), 1, squeeze=False)[:, 0]
-    width = 0.84 / len(methods)
-    for axes, (setup, by_method) in zip(rows, scores.items(), strict=True):
-        for place, method in enumerate(methods):
-            found = [by_method.get(method, {}).get(metric) for metric in metrics]
-            heights = 100 * np.array(found, dtype=np.float64)  # None is NaN
-            left = np.arange(len(metrics)) + (place - (len(methods) - 1) / 2) * width
-            style = {"color": BARS[place % len(BARS)], "edgecolor": "black", "linewidth": 0.4}
-            bars = axes.bar(left, heights, width * 0.94, label=_title(method), **style)
-            axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)  # nothing for NaN
-        axes.set_title(_title(setup), fontsize=11)
-        axes.set_xticks(range(len(metrics)), [METRIC_NAMES[metric] for metric in metrics])
-        axes.set_ylabel("score x 100")
-        axes.margins(x=0.02, y=0.2)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-    _legend(figure)
+    figure = _figure(9.0, len(scores) * max(1.2, 0.34 * len(methods)) + 1.4)
+    grid = figure.subplots(len(scores), len(families), squeeze=False, sharex="col", sharey=True)
+    for row, (setup, by_method) in zip(grid, scores.items(), strict=True):
+        ends = (intervals or {}).get(setup, {})
+        for axes, family in zip(row, families, strict=True):
+            _draw_family(axes, family, [(by_method.get(name, {}), ends.get(name, {})) for name in methods])
+        row[0].set_ylabel(_title(setup), fontsize=12, fontweight="bold")
+    for axes, family in zip(grid[0], families, strict=True):
+        style: dict[str, Any] = {"handlelength": 1, "handletextpad": 0.3, "columnspacing": 0.6, "frameon": False}
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=-(-len(family) // 2), borderpad=0, **style)
+        left, right = axes.get_xlim()
+        if len(family) <= 2:  # there are values on the right of the points
+            axes.set_xlim(left, right + (right - left) * 0.09 * len(families))
+    grid[0, 0].set_yticks(range(len(methods)), [_title(name) for name in methods])
+    grid[0, 0].set_ylim(len(methods) - 0.5, -0.5)  # the first method on top
+    figure.supxlabel("score x 100" + f"; lines: {100 * LEVEL:g} % intervals" * bool(intervals), fontsize=11)
     return _save(figure, path)
+
+
+def _draw_family(axes: Any, family: Sequence[str], rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+    """Points and intervals of a few metrics, from the (scores, intervals) of each method."""
+    for place in range(0, len(rows), 2):
+        axes.axhspan(place - 0.5, place + 0.5, color="#f2f2f2", zorder=0)
+    for place, metric in enumerate(family):
+        height = np.arange(len(rows)) + (place - (len(family) - 1) / 2) * 0.72 / len(family)
+        color, marker = POINTS[place]
+        found = 100 * np.array([scores.get(metric) for scores, _ in rows], dtype=np.float64)  # None is NaN
+        low, high = 100 * np.array([ends.get(metric, (np.nan, np.nan)) for _, ends in rows]).T
+        axes.hlines(height, low, high, color=color, linewidth=1.5, zorder=2)  # above the grid
+        axes.plot(found, height, marker, color=color, markersize=5, label=METRIC_NAMES[metric])
+        if len(family) <= 2:  # there is room for values
+            for value, x, y in zip(found, np.fmax(found, high), height, strict=True):
+                if np.isfinite(value):
+                    axes.annotate(f"{value:.1f}", (x, y), (5, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.08)
 
 
 def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) -> Path:
@@ -184,11 +219,25 @@ def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "c
     return _save(figure, path)
 
 
-def _principal_plane(rows: Tensor) -> tuple[Callable[[Tensor], Tensor], list[float]]:
-    """The projection on the first two principal components of (n, dim), and the fraction of variance of each."""
-    mean = rows.mean(0)
-    variances, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean))  # the largest last
-    return lambda x: (x - mean) @ axes[:, [-1, -2]], (variances[[-1, -2]] / variances.sum()).tolist()
+def _gap_plane(clouds: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Callable[[Tensor], Tensor], str, str]:
+    """The projection of (..., dim) on the axes of `plot_clouds`, 0 halfway between the centroids, and both labels."""
+    title, (audio, text) = next(iter(clouds.items()))
+    middle, gap = (audio.mean(0) + text.mean(0)) / 2, text.mean(0) - audio.mean(0)
+    content = torch.cat([audio - audio.mean(0), text - text.mean(0)])
+    if gap.norm() > COINCIDE:
+        across, label = gap / gap.norm(), f'along the line between the centroids of "{_title(title)}"'
+    else:
+        across, part = _first_component(content)
+        label = f'first principal component ({part:.0%} of the variance):\nthe centroids of "{_title(title)}" coincide'
+    up, part = _first_component(content - (content @ across)[:, None] * across)
+    rest = f"first principal component of the rest ({part:.0%} of its variance)"
+    return lambda x: (x - middle) @ torch.stack([across, up], dim=-1), label, rest
+
+
+def _first_component(rows: Tensor) -> tuple[Tensor, float]:
+    """The unit vector (dim,) along which centred (n, dim) have most variance, and the fraction that it explains."""
+    variances, axes = torch.linalg.eigh(rows.T @ rows)  # the largest last
+    return axes[:, -1], (variances[-1] / variances.sum()).item()
 
 
 def _unit_pairs(panels: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -204,6 +253,13 @@ def _unit_pairs(panels: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[
             raise ValueError(f"{title!r}: an embedding is zero, NaN or Inf")
         unit[title] = pair[0], pair[1]
     return unit
+
+
+def _check_intervals(scores: Scores, intervals: Intervals) -> None:
+    names = ((setup, method, name) for setup, of in intervals.items() for method, ends in of.items() for name in ends)
+    for setup, method, name in names:
+        if scores.get(setup, {}).get(method, {}).get(name) is None:
+            raise ValueError(f"{setup!r}, {method!r}: there is an interval of {name!r} but no score")
 
 
 def _title(name: str) -> str:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
@@ -53,34 +54,137 @@ def assert_is_picture(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def offsets(axes, index: int) -> np.ndarray:
+    """The points (n, 2) of a scatter: audio, its joined pairs and its centroid, then the same of text."""
+    return np.asarray(axes.collections[index].get_offsets())
+
+
 def test_clouds(tmp_path, panels, drawn):
     assert_is_picture(plot_clouds(tmp_path / "new" / "clouds.png", panels, pairs=5))
     first, second = drawn[0].axes
     assert first.get_xlim() == second.get_xlim() and len(first.lines) == 5
-    assert "raw" in first.get_title() and "shifted" in second.get_title()
-    audio, text = (first.collections[i].get_offsets() for i in (0, 2))
-    assert len(audio) == len(text) == 80
-    # In the raw frame the gap is the first component: it parts the clouds.
-    gap = audio[:, 0].mean() - text[:, 0].mean()
-    assert abs(gap) > audio[:, 0].std() + text[:, 0].std()
+    assert len(offsets(first, 0)) == len(offsets(first, 3)) == 80
+    labels = ["audio", "centroid of audio", "text", "centroid of text"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == labels
+    assert first.get_xlabel() == second.get_xlabel() == 'along the line between the centroids of "raw"'
+
+
+def test_first_axis_of_clouds_is_the_line_between_the_first_centroids(tmp_path, panels, drawn):
+    plot_clouds(tmp_path / "clouds.png", panels)
+    unit = {title: [x.double() / x.double().norm(dim=-1, keepdim=True) for x in pair] for title, pair in panels.items()}
+    gap = unit["raw"][1].mean(0) - unit["raw"][0].mean(0)
+    for axes, (title, (audio, text)) in zip(drawn[0].axes, unit.items(), strict=True):
+        apart = text.mean(0) - audio.mean(0)
+        facts = f"centroids {apart.norm():.2f} apart, mean paired cosine {(audio * text).sum(-1).mean():.2f}"
+        assert axes.get_title() == f"{title}\n{facts}"
+        from_audio, from_text = (offsets(axes, i).mean(0) for i in (0, 3))
+        assert offsets(axes, 2)[0] == pytest.approx(from_audio) and offsets(axes, 5)[0] == pytest.approx(from_text)
+        assert (from_text - from_audio)[0] == pytest.approx((apart @ gap / gap.norm()).item())
+    first = drawn[0].axes[0]  # where that is the whole distance, with 0 halfway
+    assert offsets(first, 2)[0] == pytest.approx([-gap.norm().item() / 2, 0])
+    assert offsets(first, 5)[0] == pytest.approx([gap.norm().item() / 2, 0])
+
+
+def test_second_axis_of_clouds_is_the_main_component_of_content(tmp_path, drawn):
+    generator = torch.Generator().manual_seed(0)
+    content = torch.randn(200, 1, generator=generator) * torch.eye(16)[3]
+    text = content + 0.2 * torch.randn(200, 16, generator=generator) + 4 * torch.eye(16)[0]
+    audio = content + 0.2 * torch.randn(200, 16, generator=generator) - 4 * torch.eye(16)[0]
+    plot_clouds(tmp_path / "clouds.png", {"raw": (audio, text)})
+    (axes,) = drawn[0].axes
+    for i, rows in ((0, audio), (3, text)):
+        order = torch.randperm(200, generator=torch.Generator().manual_seed(0))  # that of the figure
+        height = torch.from_numpy(offsets(axes, i)[:, 1]).float()
+        along = (rows / rows.norm(dim=-1, keepdim=True))[order, 3]
+        assert abs(torch.corrcoef(torch.stack([height, along]))[0, 1]) > 0.99
+    centred = torch.cat([x - x.mean(0) for x in (x / x.norm(dim=-1, keepdim=True) for x in (audio, text))])[:, 1:]
+    part = torch.linalg.svdvals(centred - centred.mean(0)).square()
+    assert axes.get_ylabel() == f"first principal component of the rest ({part[0] / part.sum():.0%} of its variance)"
+
+
+def test_centroids_that_coincide_leave_the_principal_components(tmp_path, panels, drawn):
+    text = panels["raw"][1]
+    plot_clouds(tmp_path / "clouds.png", {"two_orders": (text.roll(1, 0), text)})
+    (axes,) = drawn[0].axes
+    unit = (text / text.norm(dim=-1, keepdim=True)).double()
+    variance = torch.linalg.svdvals(unit - unit.mean(0)).square()
+    first, why = axes.get_xlabel().split("\n")
+    assert first == f"first principal component ({variance[0] / variance.sum():.0%} of the variance):"
+    assert why == 'the centroids of "two orders" coincide'
+    across, up = torch.from_numpy(offsets(axes, 3)).T
+    assert across.square().sum() == pytest.approx(variance[0].item(), rel=1e-5)
+    assert up.square().sum() == pytest.approx(variance[1].item(), rel=1e-5)
 
 
 def test_lines_join_true_pairs(tmp_path, panels, drawn):
     plot_clouds(tmp_path / "clouds.png", panels, pairs=3)
     axes = drawn[0].axes[0]
-    audio, text = (axes.collections[i].get_offsets() for i in (0, 2))
+    audio, text = offsets(axes, 0), offsets(axes, 3)
     for row, line in enumerate(axes.lines):
         assert line.get_xydata() == pytest.approx(torch.tensor([audio[row].tolist(), text[row].tolist()]).numpy())
 
 
 def test_caption_scores(tmp_path, drawn):
     assert_is_picture(plot_caption_scores(tmp_path / "scores.png", SCORES))
-    zero_shot, supervised = drawn[0].axes
-    assert (zero_shot.get_title(), supervised.get_title()) == ("zero shot", "supervised")
-    assert [tick.get_text() for tick in zero_shot.get_xticklabels()] == ["BLEU-4", "METEOR", "CIDEr-D"]
-    values = [text.get_text() for text in zero_shot.texts]
-    assert values == ["10.1", "", "64.2", "15.0", "20.0", "110.0", "20.0", "30.0", "170.0"]
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["raw", "mean shift", "bridge"]
+    figure = drawn[0]
+    assert figure.get_size_inches()[0] == 9  # text of 10 points can be read where it is shown 850 pixels wide
+    zero_shot, supervised = figure.axes[:3], figure.axes[3:]
+    for row, setup in ((zero_shot, "zero shot"), (supervised, "supervised")):
+        assert row[0].get_ylabel() == setup and len(row) == 3
+        assert [tick.get_text() for tick in row[0].get_yticklabels()] == ["raw", "mean shift", "bridge"]
+    assert [shown_metrics(axes) for axes in zero_shot] == [["BLEU-4"], ["METEOR"], ["CIDEr-D"]]
+    values = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert values == [
+        ["10.1", "15.0", "20.0"],
+        ["20.0", "30.0"],
+        ["64.2", "110.0", "170.0"],
+        ["30.0"],
+        ["30.0"],
+        ["190.0"],
+    ]
+    points = zero_shot[2].lines[0]
+    assert list(points.get_xdata()) == pytest.approx([64.17, 110, 170]) and list(points.get_ydata()) == [0, 1, 2]
+    assert zero_shot[0].get_ylim() == (2.5, -0.5)  # the first method on top
+    assert figure.get_supxlabel() == "score x 100"
+
+
+def shown_metrics(axes) -> list[str]:
+    """The labels of the points of a panel."""
+    return [line.get_label() for line in axes.lines]
+
+
+def test_a_family_of_metrics_has_one_panel(tmp_path, drawn):
+    every = {name: 0.1 + 0.01 * place for place, name in enumerate(plots.METRIC_NAMES)}
+    plot_caption_scores(tmp_path / "scores.png", {"zero_shot": {"raw": every}})
+    bleu = [f"BLEU-{n}" for n in (1, 2, 3, 4)]
+    families = [bleu, ["ROUGE-L", "METEOR"], ["CIDEr-D"], ["SPICE", "SPIDEr"], ["FENSE"]]
+    assert [shown_metrics(axes) for axes in drawn[0].axes] == families
+    for axes, family in zip(drawn[0].axes, families, strict=True):
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == family
+        assert len({float(line.get_ydata()[0]) for line in axes.lines}) == len(family)  # none hides another
+
+
+def test_intervals_of_caption_scores(tmp_path, drawn):
+    intervals = {
+        "zero_shot": {"raw": {"cider_d": (0.6, 0.7)}, "bridge": {"cider_d": [1.5, 1.75], "meteor": (0.2, 0.4)}}
+    }
+    assert_is_picture(plot_caption_scores(tmp_path / "scores.png", SCORES, intervals))
+    meteor, cider = drawn[0].axes[1:3]
+    for axes, expected in ((meteor, {2: (20, 40)}), (cider, {0: (60, 70), 2: (150, 175)})):
+        lines = [line for line in axes.collections[0].get_segments() if len(line)]
+        assert lines == [pytest.approx(np.array([(low, y), (high, y)])) for y, (low, high) in expected.items()]
+        low, high = axes.get_xlim()
+        assert all(low < end < high for ends in expected.values() for end in ends)
+    assert {text.xy[1]: text.xy[0] for text in cider.texts} == pytest.approx({0: 70, 1: 110, 2: 175})  # beside the end
+    assert drawn[0].get_supxlabel() == "score x 100; lines: 95 % intervals"
+
+
+def test_an_interval_without_a_score_raises(tmp_path):
+    unknown = ("zero-shot", "raw", "bleu_4"), ("supervised", "x", "bleu_4"), ("zero_shot", "raw", "meteor")
+    for setup, method, metric in unknown:
+        with pytest.raises(ValueError, match=f"'{setup}', '{method}': there is an interval of '{metric}' but no score"):
+            plot_caption_scores(tmp_path / "x.png", SCORES, {setup: {method: {metric: (0.1, 0.2)}}})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_comparison(tmp_path, drawn):
