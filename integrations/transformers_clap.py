@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+import dlink_adapter
 from dlink_adapter.extract.audio import (
     SHORTEST_TAIL,
     AudioError,
@@ -87,6 +88,7 @@ class ClapEncoder(TwoTowers):
     """
 
     model_types, processor_class = ("clap",), AutoFeatureExtractor
+    shipped: ClassVar = {"small": Path(dlink_adapter.__file__).parent / "soundscapes" / "clap"}
 
     def __init__(
         self,

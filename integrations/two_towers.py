@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ class TwoTowers:
 
     model_types: tuple[str, ...]
     processor_class: Any
+    shipped: ClassVar[dict[str, Path]] = {}  # models that come with the package, by name
     padding: bool | str = True
     text_inputs: tuple[str, ...] = ("input_ids", "attention_mask")
 
@@ -43,7 +44,8 @@ class TwoTowers:
         """Loads a model from the hub or a folder.
 
         Args:
-            name_or_path: hub id, or a folder with the model, tokenizer and preprocessor.
+            name_or_path: hub id, a folder with the model, tokenizer and preprocessor, or the name of a model that comes
+                with the package: "small" is a small CLAP (`./small` is a folder of that name).
             revision: branch, tag or commit on the hub.
             device: where the model runs; by default CUDA where there is one.
             batch_size: windows, images or captions in a forward pass.
@@ -54,7 +56,7 @@ class TwoTowers:
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        name = str(name_or_path)
+        id, name = str(name_or_path), str(cls.shipped.get(str(name_or_path), name_or_path))
         model_type = AutoConfig.from_pretrained(name, revision=revision).model_type
         if model_type not in cls.model_types:
             raise ValueError(f"{name} is a {model_type} model: {cls.__name__} takes {' and '.join(cls.model_types)}")
@@ -63,7 +65,7 @@ class TwoTowers:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         revision = revision or getattr(model.config, "_commit_hash", None)  # which a model from a folder lacks
         encoder_class: Any = cls  # a subclass, which takes a processor too
-        return encoder_class(model, processor, tokenizer, id=name, revision=revision, batch_size=batch_size)
+        return encoder_class(model, processor, tokenizer, id=id, revision=revision, batch_size=batch_size)
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str], *, progress: bool = False) -> Tensor:

@@ -3,11 +3,11 @@
 dlink demo
 dlink demo --out runs/nf4 --quantize nf4
 
-Renders procedural scenes, trains a small CLAP on them, fits the bridge and simpler methods on other pairs, pre-trains a
-small LLaMA on caption text, trains a captioner behind each method on text alone (zero-shot) and from there on audio
-(supervised), and scores them on scenes whose combinations of events are new. While it is trained on text, a captioner
-sees captions as they are behind the simple methods, bridged captions behind the bridge, and pseudo-audio in the rows
-that say so.
+Renders procedural scenes, embeds them with the small CLAP that comes with the package (`--clap scratch` trains another
+first), fits the bridge and simpler methods, pre-trains a small LLaMA on caption text, trains a captioner behind each
+method on text alone (zero-shot) and from there on audio (supervised), and scores them on scenes whose combinations of
+events are new. While it is trained on text, a captioner sees captions as they are behind the simple methods, bridged
+captions behind the bridge, and pseudo-audio in the rows that say so.
 
 The output folder holds results.json, clouds.png, captions.png, examples/ and every trained part; afterwards
 `dlink caption a.wav --model dlink-demo` captions any file. A demo that was stopped goes on where it was.
@@ -49,23 +49,31 @@ SETUPS = ("zero_shot", "supervised")
 
 
 def main(
-    out: Path = Path("dlink-demo"), seed: int = 0, quantize: Literal["nf4"] | None = None, fast: bool = False
+    out: Path = Path("dlink-demo"),
+    seed: int = 0,
+    clap: Literal["small", "scratch"] = "small",
+    quantize: Literal["nf4"] | None = None,
+    fast: bool = False,
 ) -> None:
     """Run the demo.
 
     Args:
         out: folder for everything that it makes.
-        seed: of the world, the order and the weights.
+        seed: of the world, the order and the weights of what is trained.
+        clap: small, the one that comes with the package, or scratch, one that the run trains, which hears less.
         quantize: nf4 trains the captioners by QLoRA, on a 4-bit LLaMA.
         fast: a toy size that checks the plumbing; its scores mean nothing.
     """
     size = FAST if fast else FULL
     world = World(seed, size.scenes)
-    stages = Stages(out, 5 + len(METHODS), {"seed": seed, "quantize": quantize, "fast": fast})
-    clap, embeddings = out / "clap", out / "embeddings"
-    work: Callable[[], Any] = partial(make_clap, world, size.clap_epochs, clap)
-    stages("clap", "train a small CLAP on rendered scenes", work, clap)
-    stages("embeddings", "embed scenes and captions", partial(embed_world, world, clap, embeddings), embeddings)
+    settings = {"seed": seed, "clap": clap, "quantize": quantize, "fast": fast}
+    stages = Stages(out, 4 + (clap == "scratch") + len(METHODS), settings)
+    encoder, embeddings = clap if clap == "small" else str(out / "clap"), out / "embeddings"
+    if clap == "scratch":
+        train = partial(make_clap, world, size.clap_steps, out / "clap")
+        stages("clap", "train a small CLAP on rendered scenes", train, out / "clap")
+    work: Callable[[], Any] = partial(embed_world, world, encoder, embeddings)
+    stages("embeddings", "embed scenes and captions", work, embeddings)
     work = partial(_bridges, size, seed, out)
     gap = stages("bridges", "fit the bridge and the simpler methods", work, out / "bridges")
     work = partial(make_llama, world, size.llama_steps, out / "llama")
@@ -73,7 +81,7 @@ def main(
     captions: dict[str, dict[str, list[str]]] = {setup: {} for setup in SETUPS}
     for method in METHODS:
         made = out / "captioners" / method
-        work = partial(_captions, method, world, size, quantize, out)
+        work = partial(_captions, method, world, size, encoder, quantize, out)
         said = stages(f"captions_{method}", f"caption with {method.replace('_', ' ')}", work, made)
         for setup in SETUPS:
             captions[setup][method] = said[setup]
@@ -82,7 +90,7 @@ def main(
     results = {
         "captions": scores["scores"],
         "gap": {method: gap[bridge] for method, (bridge, _) in METHODS.items()},
-        **{name: scores[name] for name in ("not_run", "tokenizer")},
+        **{name: scores[name] for name in ("intervals", "not_run", "tokenizer")},
         "seconds": stages.seconds,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "dlink-adapter")},
         "seed": seed,
@@ -102,9 +110,11 @@ def _bridges(size: Size, seed: int, out: Path) -> dict[str, dict[str, float]]:
     return gap
 
 
-def _captions(method: str, world: World, size: Size, quantize: str | None, out: Path) -> dict[str, list[str]]:
+def _captions(
+    method: str, world: World, size: Size, encoder: str, quantize: str | None, out: Path
+) -> dict[str, list[str]]:
     pairs, test = (PairedEmbeddings.open(out / "embeddings" / name) for name in ("pairs", "test"))
-    captioner, made = _text_only(method, world, size, quantize, out), out / "captioners" / method
+    captioner, made = _text_only(method, world, size, encoder, quantize, out), out / "captioners" / method
     captioner.save_pretrained(made / "zero_shot")
     said = {"zero_shot": captioner.generate(test.audio)}
     training = TrainerConfig(steps=size.audio_steps, lr=3e-4, seed=world.seed)
@@ -114,7 +124,7 @@ def _captions(method: str, world: World, size: Size, quantize: str | None, out: 
     return said
 
 
-def _text_only(method: str, world: World, size: Size, quantize: str | None, out: Path) -> Captioner:
+def _text_only(method: str, world: World, size: Size, encoder: str, quantize: str | None, out: Path) -> Captioner:
     """A captioner trained on captions alone."""
     bridge, condition = load_bridge(out / "bridges" / METHODS[method][0]), METHODS[method][1]
     if condition == "clean" and method != "raw":
@@ -123,7 +133,7 @@ def _text_only(method: str, world: World, size: Size, quantize: str | None, out:
         return captioner
     config = CaptionerConfig(
         *(str(out / "llama"), 4, 256), after="\n", quantize=quantize, text_condition=condition,
-        encoder="clap", encoder_path=str(out / "clap"),
+        encoder="clap", encoder_path=encoder,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(world.seed)

@@ -1,14 +1,14 @@
-"""The parts of `dlink demo` that come before any bridge: its size, the CLAP, the embeddings, the language model."""
+"""The parts of `dlink demo` that come before any bridge: its size, a CLAP, the embeddings, the language model."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
-from dlink_adapter.soundscapes.small_clap import train_small_clap
+from dlink_adapter.soundscapes.clap_training import train_small_clap
+from dlink_adapter.soundscapes.small_clap import feature_extractor, render_mels
 from dlink_adapter.soundscapes.small_llama import train_small_llama
 from dlink_adapter.soundscapes.world import World
 from dlink_adapter.training.trainer import TrainerConfig
@@ -16,28 +16,29 @@ from dlink_adapter.training.trainer import TrainerConfig
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything: scenes, then epochs and steps."""
+    """How much of everything: scenes, then steps. The CLAP is trained only where it is asked for."""
 
     scenes: dict[str, int]
-    clap_epochs: int
+    clap_steps: int
     bridge_steps: int
     llama_steps: int
     text_steps: int
     audio_steps: int
 
 
-FULL = Size({"encoder": 3000, "pairs": 2000, "text": 12000, "val": 200, "test": 250}, 10, 1000, 600, 1600, 300)
-FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 1, 20, 5, 5, 5)
+FULL = Size({"encoder": 6000, "pairs": 2000, "text": 12000, "val": 200, "test": 1000}, 500, 1000, 600, 1600, 300)
+FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 2, 20, 5, 5, 5)
 
 
-def make_clap(world: World, epochs: int, out: Path) -> None:
+def make_clap(world: World, steps: int, out: Path) -> None:
     """Train a small CLAP on the scenes and captions of "encoder"."""
-    waveforms = torch.from_numpy(world.waveforms("encoder"))
-    captions = [caption for (caption,) in world.captions("encoder")]
-    train_small_clap(waveforms, captions, out, seed=world.seed, epochs=epochs)
+    extractor = feature_extractor(world.rate)
+    mels = render_mels(world.scenes("encoder"), extractor)
+    config = TrainerConfig(steps=steps, batch_size=64, lr=1e-3, weight_decay=0.05, seed=world.seed)
+    train_small_clap(mels, world.captions("encoder"), extractor, out, config=config)
 
 
-def embed_world(world: World, clap: Path, out: Path) -> None:
+def embed_world(world: World, clap: str, out: Path) -> None:
     """Pairs, val and test as PairedEmbeddings, and text.safetensors with the first captions of "text"."""
     encoder = ClapEncoder.from_pretrained(clap)
     metadata = {"encoder": "clap", "fingerprint": encoder.fingerprint, "rate": encoder.rate}

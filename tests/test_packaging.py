@@ -72,6 +72,7 @@ def test_wheel_holds_exactly_the_tree(wheel: Path) -> None:
     }
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert packed == tree
+    assert wheel.stat().st_size < 10e6
 
 
 def test_metadata(wheel: Path) -> None:

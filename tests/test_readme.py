@@ -41,7 +41,7 @@ def test_every_command_is_one_that_is_tested():
 def test_commands_run_one_after_the_other(tmp_path, demo_folder, audiocaps_folder):
     (tmp_path / "dlink-demo").symlink_to(demo_folder)
     (tmp_path / "audiocaps").symlink_to(audiocaps_folder)
-    parts = ["--clap", "dlink-demo/clap", "--llm", "dlink-demo/llama"]
+    parts = ["--clap", "small", "--llm", "dlink-demo/llama"]
     configs = ["--bridge", "audiocaps/bridge.yaml", "--zero_shot", "audiocaps/text.yaml"]
     shorter = {
         "train-bridge": ["--fit.steps", "2"],

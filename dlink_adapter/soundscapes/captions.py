@@ -1,10 +1,13 @@
-"""Captions of a scene from a small grammar; every word agrees with the events, their order, count and level."""
+"""Captions of a scene from a small grammar; every word agrees with the events, their order, count and level.
+
+As people do, a caption leaves out now and then what is only in the background.
+"""
 
 import numpy as np
 
 from dlink_adapter.soundscapes.events import EVENTS
 from dlink_adapter.soundscapes.events.event import Phrase
-from dlink_adapter.soundscapes.scenes import Placed, Scene
+from dlink_adapter.soundscapes.scenes import BACKGROUND, Placed, Scene
 
 COUNTS = {
     1: ("once",),
@@ -13,7 +16,9 @@ COUNTS = {
     4: ("four times", "several times", "repeatedly", "multiple times"),
     5: ("several times", "repeatedly", "multiple times", "many times"),
 }
-ONGOING = {"while": 1, "over": 2, "while_then": 1}  # index of the background event
+BEHIND_DB = 6  # below the loudest event: from there the background may be called so
+UNMENTIONED = 0.25  # share of the captions that leave such a background out
+WITHOUT = {"while": "alone", "over": "then", "while_then": "then"}  # the relation of the others
 FAR, NEAR = ("in the distance", "far away"), ("nearby",)
 
 # a, b, c are the events of the scene: {a} is a clause ("a dog barks" or "a dog is barking"), {a:s} the same in the
@@ -67,11 +72,16 @@ TEMPLATES = {
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """Return one random caption of the scene."""
-    template = str(rng.choice(TEMPLATES[scene.relation]))
-    front = max(placed.level for placed in scene.events)
+    relation, events, background = scene.relation, scene.events, None
+    if relation in BACKGROUND:
+        ongoing = events[BACKGROUND[relation]]
+        if ongoing.level < max(placed.level for placed in events) - BEHIND_DB:
+            background = ongoing
+    if background is not None and rng.random() < UNMENTIONED:
+        relation, events = WITHOUT[relation], tuple(placed for placed in events if placed is not background)
+    template = str(rng.choice(TEMPLATES[relation]))
     clauses = {
-        key: _Clause(placed, rng, behind=index == ONGOING.get(scene.relation) and placed.level < front - 6)
-        for index, (key, placed) in enumerate(zip("abc", scene.events, strict=False))
+        key: _Clause(placed, rng, behind=placed is background) for key, placed in zip("abc", events, strict=False)
     }
     caption = template.format(**clauses)
     return caption[0].upper() + caption[1:]

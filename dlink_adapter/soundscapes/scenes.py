@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
@@ -19,6 +19,8 @@ from dlink_adapter.soundscapes.synthesis import Signal, colour, decay, fade, gai
 
 SPLITS = ("train", "val", "test")
 TEST_SHARE, VAL_SHARE = 20, 10  # per cent of the pairs of events
+BACKGROUND = {"while": 1, "over": 2, "while_then": 1}  # index of the event that goes on behind the others
+LOST_DB, MASKED_DB = 12, 6  # below the loudest event, below the background: quieter events are raised to there
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def sample_scenes(count: int, split: str, seed: int, events: Sequence[str] = tup
 
 
 def _sample(rng: np.random.Generator, split: str, events: list[str]) -> Scene:
-    size = int(rng.choice([1, 2, 3], p=[0.35, 0.45, 0.2]))
+    size = int(rng.choice([1, 2, 3], p=[0.28, 0.47, 0.25]))
     while True:
         names = [str(name) for name in rng.choice(events, size, replace=False)]
         if size == 1 or combination_split(names) == split:
@@ -101,7 +103,7 @@ def _sample(rng: np.random.Generator, split: str, events: list[str]) -> Scene:
     if relation == "while_then":
         names = [names[0], names[2], names[1]]
     placed = tuple(_place(rng, name, *span, throughout=len(names) > 1) for name, span in zip(names, spans, strict=True))
-    return Scene(placed, relation, int(rng.integers(2**31)))
+    return Scene(_audible(placed, BACKGROUND.get(relation)), relation, int(rng.integers(2**31)))
 
 
 def _relation(rng: np.random.Generator, names: list[str]) -> tuple[str, list[tuple[float, float]]]:
@@ -139,6 +141,17 @@ def _place(rng: np.random.Generator, name: str, start: float, end: float, throug
     loudness = float(rng.uniform(-15, 0))
     distance = float(rng.random() ** 1.5)
     return Placed(name, float(onset), float(duration), count, loudness, distance, int(rng.integers(2**31)))
+
+
+def _audible(events: tuple[Placed, ...], background: int | None) -> tuple[Placed, ...]:
+    """Raise the events that nobody would hear: a caption names what is there."""
+    heard = max(event.level for event in events) - LOST_DB
+    over = heard if background is None else max(heard, events[background].level - MASKED_DB)
+    floors = [heard if index == background else over for index in range(len(events))]
+    return tuple(
+        replace(event, loudness=event.loudness + max(0.0, floor - event.level))
+        for event, floor in zip(events, floors, strict=True)
+    )
 
 
 def render(scene: Scene, rate: int = 16000) -> Signal:
@@ -208,7 +221,15 @@ def _room(rng: np.random.Generator, near: Signal, far: Signal, rate: int) -> Sig
     length = fft.next_fast_len(len(near) + tail, real=True)
     air = gains(length, rate, {100: 0, 1000: rng.uniform(-6, -1), 7900: rng.uniform(-30, -8)})
     spectrum = fft.rfft(near, length) + fft.rfft(far, length) * fft.rfft(echo, length) * air
-    return fft.irfft(spectrum * gains(length, rate, colour(rng, 3.0)), length)[: len(near)]
+    response = gains(length, rate, colour(rng, 3.0)) * gains(length, rate, _passband(rng))
+    return fft.irfft(spectrum * response, length)[: len(near)]
+
+
+def _passband(rng: np.random.Generator) -> dict[float, float]:
+    """Draw the response {Hz: dB} of a recorder: flat, or with a low or a high cut, or both."""
+    low, high = log_uniform(rng, 50, 300), log_uniform(rng, 2500, 7500)
+    low_cut = {low / 2: -40.0, low: 0.0} if rng.random() < 0.3 else {}
+    return {**low_cut, 1000: 0.0, **({high: 0.0, high * 1.15: -60.0} if rng.random() < 0.3 else {})}
 
 
 def _floor(rng: np.random.Generator) -> dict[float, float]:

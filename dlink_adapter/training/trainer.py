@@ -181,8 +181,9 @@ def _trainer_class() -> Any:
         def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
             # Frozen weights are in the base model's folder, and saving tied weights raises an error.
             values = self.model.state_dict() if state_dict is None else state_dict
-            trained = [name for name, value in self.model.named_parameters() if value.requires_grad]
-            super()._save(output_dir, {name: values[name] for name in trained})
+            trained = {name for name, value in self.model.named_parameters() if value.requires_grad}
+            trained |= {name for name, _ in self.model.named_buffers()}  # such as the statistics of a batch norm
+            super()._save(output_dir, {name: values[name] for name in trained & set(values)})
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
             self.model.load_state_dict(load_file(Path(resume_from_checkpoint, SAFE_WEIGHTS_NAME)), strict=False)

@@ -13,7 +13,7 @@ from dlink_adapter.recipes import audiocaps
 def run(audiocaps_folder, demo_folder, out, **options):
     configs = {"bridge": "bridge.yaml", "zero_shot": "text.yaml", "supervised": "audio.yaml"}
     given = {name: str(audiocaps_folder / config) for name, config in configs.items()}
-    parts = {"clap": str(demo_folder / "clap"), "llm": str(demo_folder / "llama")}
+    parts = {"clap": "small", "llm": str(demo_folder / "llama")}
     audiocaps.main(out=out, **{"data": audiocaps_folder, **given, **parts, **options})
     return json.loads((out / "results.json").read_text())
 
@@ -63,7 +63,7 @@ def test_a_step_of_the_captioners(name, demo_folder, tmp_path):
     parts, out = demo_folder / "embeddings", tmp_path / "out"
     options = [
         *("--pairs", parts / "pairs", "--val", parts / "val", "--bridge", demo_folder / "bridges" / "diffusion_link"),
-        *("--captioner.base_model", demo_folder / "llama", "--captioner.encoder_path", demo_folder / "clap"),
+        *("--captioner.base_model", demo_folder / "llama", "--captioner.encoder_path", "small"),
         *("--training.steps", 1, "--training.save_every", 1, "--out", out),
     ]
     assert dlink(["train-captioner", "--config", f"audiocaps_{name}.yaml", *map(str, options)]) == 0
@@ -78,7 +78,7 @@ def test_a_step_of_the_rest(audiocaps_folder, demo_folder, tmp_path, capsys):
 
     pairs, config = tmp_path / "pairs", "audiocaps_{}.yaml".format
     step("extract-embeddings", audiocaps_folder / "audiocaps_train.csv", "--config", config("extract"),
-         "--media", audiocaps_folder, "--model", demo_folder / "clap", "--out", pairs)  # fmt: skip
+         "--media", audiocaps_folder, "--model", "small", "--out", pairs)  # fmt: skip
     assert PairedEmbeddings.open(pairs).clips == 9
     embedded = demo_folder / "embeddings"
     step("train-bridge", "--config", config("bridge"), "--pairs", embedded / "pairs", "--val", embedded / "val",

@@ -8,10 +8,13 @@ import soundfile
 from dlink_adapter import load_bridge
 from dlink_adapter.captioner.config import read_captioner_config
 from dlink_adapter.data.embeddings import PairedEmbeddings
+from dlink_adapter.extract.encoders import load_encoder
 from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes import demo
+from dlink_adapter.recipes.demo_parts import FAST, make_clap
 from dlink_adapter.recipes.demo_report import EXAMPLES
+from dlink_adapter.soundscapes.world import World
 
 CAPTION_METRICS = {"bleu_1", "bleu_4", "rouge_l", "meteor", "cider_d", "spice"}
 GAP_METRICS = {"rmg", "paired_cosine", "centroid_distance", "r_at_1", "gram_error", "text_identity"}
@@ -20,16 +23,16 @@ GAP_METRICS = {"rmg", "paired_cosine", "centroid_distance", "r_at_1", "gram_erro
 def test_results_hold_every_method_and_setup(demo_folder):
     results = json.loads((demo_folder / "results.json").read_text())
     assert set(results["captions"]) == {"zero_shot", "supervised"}
-    for setup in results["captions"].values():
-        assert list(setup) == list(demo.METHODS)
-        for scores in setup.values():
-            assert set(scores) >= CAPTION_METRICS and scores["cider_d"] >= 0
+    for setup, by_method in results["captions"].items():
+        assert list(by_method) == list(demo.METHODS)
+        for method, scores in by_method.items():
+            low, high = results["intervals"][setup][method]["cider_d"]
+            assert low <= scores["cider_d"] <= high
+            assert set(scores) >= CAPTION_METRICS and scores["cider_d"] >= 0 and 0 <= scores["events_right"] <= 1
             for metric in (name for name, value in scores.items() if value is None):
                 assert results["not_run"][metric]
     assert all(set(gap) >= GAP_METRICS for gap in results["gap"].values())
-    assert {"clap", "embeddings", "bridges", "llama", "captions_bridge_pseudo_audio", "scores"} <= set(
-        results["seconds"]
-    )
+    assert {"embeddings", "bridges", "llama", "captions_bridge_pseudo_audio", "scores"} <= set(results["seconds"])
     assert results["seed"] == 0 and {"torch", "transformers"} <= set(results["versions"])
 
 
@@ -66,8 +69,14 @@ def test_a_captioner_says_which_text_condition_it_was_trained_with(demo_folder, 
 def test_done_stages_are_not_done_again(demo_folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")}
     demo.main(demo_folder, fast=True)
-    assert capsys.readouterr().err.count("done before") == 5 + len(demo.METHODS)
+    assert capsys.readouterr().err.count("done before") == 4 + len(demo.METHODS)
     assert {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")} == before
+
+
+def test_from_scratch_it_trains_a_clap_of_its_own(tmp_path):
+    make_clap(World(0, FAST.scenes), FAST.clap_steps, tmp_path / "clap")
+    encoder = load_encoder("clap", str(tmp_path / "clap"))
+    assert encoder.fingerprint != load_encoder("clap", "small").fingerprint
 
 
 def test_another_seed_needs_another_folder(demo_folder):

@@ -6,6 +6,7 @@ import pytest
 
 from dlink_adapter.soundscapes import EVENTS, Placed, Scene, describe, references, sample_scenes
 from dlink_adapter.soundscapes.captions import TEMPLATES
+from dlink_adapter.soundscapes.scenes import BACKGROUND
 
 DOG = Placed("dog_bark", 0.2, 2.0, 1, -6.0, 0.3, 0)
 RAIN = Placed("rain", 0.0, 5.0, 1, -6.0, 0.3, 1)
@@ -52,14 +53,30 @@ def test_order_is_true():
         assert (bird < dog) == (" after " in caption)
 
 
-def test_every_event_of_the_scene_is_named_once_and_no_template_field_is_left():
+def _named(placed: Placed, caption: str) -> bool:
+    phrases = EVENTS[placed.event].phrases
+    words = [form.split()[0] for phrase in phrases for form in (phrase.participle, phrase.verb)]
+    return any(re.search(rf"\b{word}\b", caption.lower()) for word in words)
+
+
+def test_every_event_but_a_quiet_background_is_named_and_no_template_field_is_left():
     for scene in sample_scenes(300, "test", 0):
-        caption = describe(scene, np.random.default_rng(scene.seed)).lower()
+        caption = describe(scene, np.random.default_rng(scene.seed))
         assert "{" not in caption and "  " not in caption
-        for placed in scene.events:
-            participles = [p.participle.split()[0] for p in EVENTS[placed.event].phrases]
-            verbs = [p.verb.split()[0] for p in EVENTS[placed.event].phrases]
-            assert any(re.search(rf"\b{word}\b", caption) for word in participles + verbs)
+        loudest, behind = max(placed.level for placed in scene.events), BACKGROUND.get(scene.relation)
+        for index, placed in enumerate(scene.events):
+            assert _named(placed, caption) or (index == behind and placed.level < loudest - 6)
+
+
+def test_a_quarter_of_the_captions_leave_a_quiet_background_out():
+    rooster, quiet = Placed("rooster", 2.6, 2.0, 1, -6.0, 0.3, 2), replace(RAIN, loudness=-14.5)
+    scenes = {"while": (DOG, quiet), "over": (DOG, rooster, quiet), "while_then": (DOG, quiet, rooster)}
+    for relation, events in scenes.items():
+        captions = _captions(Scene(events, relation, 0), 400)
+        assert 0.15 < sum(not _named(quiet, caption) for caption in captions) / 400 < 0.35
+        others = [placed for placed in events if placed is not quiet]
+        assert all(_named(placed, caption) for placed in others for caption in captions)
+    assert all(_named(RAIN, caption) for caption in _captions(Scene((DOG, RAIN), "while", 0)))
 
 
 def test_every_template_is_for_a_relation_that_is_sampled():

@@ -5,7 +5,7 @@ import pytest
 from scipy.io import wavfile
 
 from dlink_adapter.soundscapes import EVENTS, Placed, Scene, render, sample_scenes, write_wav
-from dlink_adapter.soundscapes.scenes import SPLITS, combination_split, pair_split
+from dlink_adapter.soundscapes.scenes import BACKGROUND, SPLITS, combination_split, pair_split
 
 
 def _pairs(scenes: list[Scene]) -> set[tuple[str, str]]:
@@ -89,7 +89,7 @@ def test_as_many_occurrences_are_heard_as_counted(count):
 
 
 def test_far_sounds_are_weaker_and_duller():
-    near, far = (render(Scene((Placed("rain", 0, 5, 1, 0.0, d, 3),), "alone", 2)) for d in (0.0, 1.0))
+    near, far = (render(Scene((Placed("rain", 0, 5, 1, 0.0, d, 3),), "alone", 1)) for d in (0.0, 1.0))
     spectra = [np.square(np.abs(np.fft.rfft(audio))) for audio in (near, far)]
     bright = [power[20000:].sum() / power[:20000].sum() for power in spectra]
     assert np.square(far).mean() < 0.5 * np.square(near).mean()
@@ -102,3 +102,11 @@ def test_wav_round_trip(tmp_path):
     rate, read = wavfile.read(tmp_path / "scene.wav")
     assert rate == 16000
     np.testing.assert_allclose(read / 32767, audio, atol=1 / 32767)
+
+
+def test_every_event_can_be_heard():
+    for scene in sample_scenes(400, "train", 3):
+        levels, behind = [placed.level for placed in scene.events], BACKGROUND.get(scene.relation)
+        assert min(levels) > max(levels) - 12.01
+        if behind is not None:
+            assert min(levels) > levels[behind] - 6.01

@@ -50,7 +50,7 @@ def clock_tick(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     samples = round(seconds * rate)
     times = beats(rng, seconds, log_uniform(rng, 0.16, 1.0), 0.01)
     out = np.zeros(samples, dtype=np.float32)
-    case, ring = log_uniform(rng, 700, 4500), log_uniform(rng, 0.001, 0.012)
+    case, ring = log_uniform(rng, 500, 4500), log_uniform(rng, 0.001, 0.012)
     ratios, tock = rng.uniform(0.4, 3.0, 4), rng.uniform(0.6, 1.0)
     delays, length = np.cumsum(rng.uniform(0.0, 0.018, 3)), int(0.15 * rate)
     for number, time in enumerate(times):
@@ -74,7 +74,7 @@ def phone_ring(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     """A ring: four modes struck 12 to 28 times a second, or two pitches that alternate as fast, 0.6 to 1.4 s."""
     samples = samples_of(seconds, rng.uniform(0.6, 1.4), rate)
     t = np.arange(samples, dtype=np.float32) / rate
-    warble, pitch = rng.uniform(12, 28), log_uniform(rng, 600, 2000)
+    warble, pitch = rng.uniform(12, 28), log_uniform(rng, 900, 2400)
     if rng.random() < 0.5:
         hammer = impulses(samples, rate, np.arange(0, samples / rate, 1 / warble))
         modes = [(pitch * ratio, 0.08, 1.0) for ratio in (1.0, 1.32, 2.4, 3.3)]

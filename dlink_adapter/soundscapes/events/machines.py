@@ -79,7 +79,7 @@ def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     samples = round(seconds * rate)
     blade = log_uniform(rng, 9, 28) * drift(rng, samples, rate, 0.5, 0.98, 1.02)
     pulse = unit(harmonics(blade, rate, rolloff(6, rng.uniform(2, 9))))
-    chop = np.clip(1 + log_uniform(rng, 0.3, 1.2) * pulse, 0.02, None)
+    chop = np.clip(1 + log_uniform(rng, 0.4, 1.3) * pulse, 0.02, None)
     edge = log_uniform(rng, 150, 1200)
     wash = noise(rng, samples, rate, {30: -2, edge: 0, edge * 3: rng.uniform(-18, -6), 8000: rng.uniform(-45, -20)})
     wash = equalize(wash, rate, colour(rng, 4.0))
@@ -95,7 +95,7 @@ def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 def chainsaw(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     """A chainsaw: firing pulses at a rate set by a random throttle, and noise, both louder with it."""
     samples = round(seconds * rate)
-    throttle = np.clip(drift(rng, samples, rate, log_uniform(rng, 0.3, 3.0), -0.7, 1.7) + rng.uniform(-0.3, 0.5), 0, 1)
+    throttle = np.clip(drift(rng, samples, rate, log_uniform(rng, 0.3, 3.0), -0.7, 1.5) + rng.uniform(-0.3, 0.3), 0, 1)
     idle, full = log_uniform(rng, 25, 70), log_uniform(rng, 90, 260)
     pitch = (idle + (full - idle) * throttle) * drift(rng, samples, rate, 12.0, 0.97, 1.03)
     motor = _motor(rng, pitch, rate, int(rng.choice([1, 1, 2])), rng.uniform(-1, 4))
@@ -103,7 +103,7 @@ def chainsaw(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     saw = equalize(motor, rate, {50: rng.uniform(-14, 3), 200: rng.uniform(-6, 3), peak: 0, 7900: rng.uniform(-25, -5)})
     saw = equalize(saw, rate, colour(rng, 4.0))
     chain = noise(rng, samples, rate, {200: -20, peak: 0, 7900: rng.uniform(-15, 3)})
-    return (log_uniform(rng, 0.1, 0.5) + 0.75 * throttle) * (unit(saw) + log_uniform(rng, 0.05, 0.7) * chain)
+    return (log_uniform(rng, 0.1, 0.5) + 0.75 * throttle) * (unit(saw) + log_uniform(rng, 0.05, 0.45) * chain)
 
 
 def train(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
