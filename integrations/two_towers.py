@@ -52,11 +52,16 @@ class TwoTowers:
 
         Raises:
             OSError: there is no such model.
-            ValueError: it is of another type, or its tokenizer came back without a vocabulary.
+            ValueError: it is of another type, its tokenizer came back without a vocabulary, or a revision of a model
+                that comes with the package.
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        id, name = str(name_or_path), str(cls.shipped.get(str(name_or_path), name_or_path))
+        id = name = str(name_or_path)
+        if isinstance(name_or_path, str) and name_or_path in cls.shipped:
+            if revision is not None:
+                raise ValueError(f"revision is {revision!r}: {id!r} comes with the package and has none")
+            name = str(cls.shipped[name_or_path])
         model_type = AutoConfig.from_pretrained(name, revision=revision).model_type
         if model_type not in cls.model_types:
             raise ValueError(f"{name} is a {model_type} model: {cls.__name__} takes {' and '.join(cls.model_types)}")

@@ -34,7 +34,7 @@ METRIC_NAMES = {f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)} | dict(
 )
 FAMILIES = (tuple(METRIC_NAMES)[:4], ("rouge_l", "meteor"), ("cider_d",), ("spice", "spider"), ("fense",))
 POINTS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # of the metrics of a family
-COINCIDE = 1e-3  # centroids of unit-norm rows that are closer have no line between them
+COINCIDE = 1e-3  # centroids of unit-norm rows that are closer count as one point
 MAX_POINTS = 2000  # of each modality in a panel: more would only overlap
 COLUMNS = 4  # of panels in a figure
 
@@ -281,12 +281,12 @@ def _panels(count: int, width: float, height: float, **shared: Any) -> "tuple[Fi
     return figure, list(grid[:count])
 
 
-def _legend(figure: "Figure", **style: Any) -> None:
+def _legend(figure: "Figure") -> None:
     """One legend below all axes, with each label once."""
     pairs = (pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True))
     handles = {label: handle for handle, label in pairs}
     columns = min(len(handles), 5)
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, **style)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _save(figure: "Figure", path: str | Path) -> Path:

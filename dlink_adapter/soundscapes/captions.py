@@ -16,7 +16,7 @@ COUNTS = {
     4: ("four times", "several times", "repeatedly", "multiple times"),
     5: ("several times", "repeatedly", "multiple times", "many times"),
 }
-BEHIND_DB = 6  # below the loudest event: from there the background may be called so
+BEHIND_DB = 6  # a background this far below the loudest event may be called one, or left out
 UNMENTIONED = 0.25  # share of the captions that leave such a background out
 WITHOUT = {"while": "alone", "over": "then", "while_then": "then"}  # the relation of the others
 FAR, NEAR = ("in the distance", "far away"), ("nearby",)

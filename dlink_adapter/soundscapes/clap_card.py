@@ -7,7 +7,8 @@ from huggingface_hub import ModelCard, ModelCardData
 BODY = """# A small CLAP that hears procedural sounds
 
 A `ClapModel` of HTSAT and RoBERTa for clips of 5 s at 16 kHz. It learned from {scenes:,} procedural scenes with five
-captions each, {epochs} times over, and never from a recording: use it to try things out, not for work on real audio.
+captions each, in {steps:,} steps of {batch_size} clips, and never from a recording: use it to try things out, not for
+work on real audio.
 
 ```python
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
@@ -15,8 +16,8 @@ from dlink_adapter.integrations.transformers_clap import ClapEncoder
 encoder = ClapEncoder.from_pretrained("small")  # or this folder
 ```
 
-Made by `dlink train-small-clap --out OUT` in {minutes:.0f} minutes; `training_log.jsonl` has its losses,
-`scores.json` every setting. On {test_scenes:,} scenes whose combinations of events it never heard, five captions each:
+Made by `dlink train-small-clap`, with the settings in `scores.json`; `training_log.jsonl` has the losses. On
+{test_scenes:,} scenes whose combinations of events it never heard, five captions each:
 
 {scores}
 
@@ -31,8 +32,8 @@ def clap_card(record: dict[str, Any]) -> str:
     )
     lines = [f"| {name} | {value:.3f} |" for name, value in record["scores"].items()]
     body = BODY.format(
-        minutes=sum(record["seconds"].values()) / 60,
         scores="\n".join(["| | |", "|---|---|", *lines]),
-        **record["settings"],
+        **record["settings"]["training"],
+        **{name: record["settings"][name] for name in ("scenes", "test_scenes")},
     )
     return str(ModelCard(f"---\n{header}\n---\n\n{body}", ignore_metadata_errors=True))

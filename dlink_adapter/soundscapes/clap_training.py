@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from dlink_adapter.files import appearing_folder
 from dlink_adapter.soundscapes.small_clap import new_small_clap, train_tokenizer
+from dlink_adapter.training.processes import process_state
 from dlink_adapter.training.trainer import TrainerConfig, run_trainer
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def train_small_clap(
     """Train a small CLAP and save it, in float16, as a folder that `ClapModel`, `AutoProcessor` and `ClapEncoder` load.
 
     The folder appears only when it is complete; the caller's random state does not change. The other captions of a
-    batch are the negatives; of several processes each has its own batch, so that one process trains best.
+    batch are the negatives, so that one process on one device takes the whole batch.
 
     Args:
         mels: `(clips, 1, frames, mels)` features of the clips, from `log_mels` or `render_mels`.
@@ -56,26 +57,37 @@ def train_small_clap(
         progress: shows a progress bar on a terminal.
 
     Raises:
-        ValueError: not as many captions as clips, or a clip without one.
+        ValueError: not a list of captions for each clip, or a batch that would be divided.
         FileExistsError: `out` exists and is not empty.
     """
-    if mels.ndim != 4 or len(mels) != len(captions) or not all(captions):
+    described = sum(not isinstance(of, str) and len(of) > 0 for of in captions)
+    if mels.ndim != 4 or not len(mels) == len(captions) == described:
         raise ValueError(
-            f"expected mels (clips, 1, frames, mels) and captions of each clip, got {tuple(mels.shape)} and captions "
-            f"of {sum(map(bool, captions))} clips"
+            f"expected mels (clips, 1, frames, mels) and a list of captions for each clip, got {tuple(mels.shape)} and "
+            f"lists for {described} clips"
         )
+    _check_one_batch(config)
     with torch.random.fork_rng(), appearing_folder(out) as folder:
         torch.manual_seed(config.seed)
         tokenizer = train_tokenizer(chain(*captions), folder)
-        model = new_small_clap(len(tokenizer), width=width, logit_scale=logit_scale)
+        model = new_small_clap(len(tokenizer), logit_scale=logit_scale, width=width)
         rows = [{"mel": mel, "captions": of} for mel, of in zip(mels, captions, strict=True)]
         run_trainer(_Contrastive(model), rows, _Collator(tokenizer), config, out=checkpoints, progress=progress)
         for part in (model.cpu().half(), extractor, tokenizer):
             part.save_pretrained(folder)
 
 
+def _check_one_batch(config: TrainerConfig) -> None:
+    parts = process_state().num_processes * max(1, torch.cuda.device_count()) * config.gradient_accumulation
+    if parts > 1 or config.deepspeed or config.fsdp:
+        raise ValueError(
+            f"a batch would be divided into {parts} parts, each with fewer negatives: train in one process, on one GPU "
+            "(CUDA_VISIBLE_DEVICES=0), without gradient accumulation, DeepSpeed or FSDP"
+        )
+
+
 class _Contrastive(nn.Module):
-    """A ClapModel whose forward returns the loss, of float32 logits: bfloat16 would round them by .3."""
+    """A ClapModel whose forward returns the loss, of float32 logits: bfloat16 would round them by up to .25."""
 
     def __init__(self, clap: "ClapModel"):
         super().__init__()
@@ -94,7 +106,7 @@ class _Contrastive(nn.Module):
 
 
 class _Collator:
-    """Collates augmented features and a caption of each clip; what it draws depends on the rows' seeds alone."""
+    """Collates augmented features and a caption of each clip; what it draws depends on the first row's seed alone."""
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer

@@ -20,7 +20,7 @@ from dlink_adapter.soundscapes.synthesis import Signal, colour, decay, fade, gai
 SPLITS = ("train", "val", "test")
 TEST_SHARE, VAL_SHARE = 20, 10  # per cent of the pairs of events
 BACKGROUND = {"while": 1, "over": 2, "while_then": 1}  # index of the event that goes on behind the others
-LOST_DB, MASKED_DB = 12, 6  # below the loudest event, below the background: quieter events are raised to there
+LOST_DB, MASKED_DB = 12, 6  # an event that is further below the loudest one, or below the background, is raised to it
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,8 @@ def _room(rng: np.random.Generator, near: Signal, far: Signal, rate: int) -> Sig
 def _passband(rng: np.random.Generator) -> dict[float, float]:
     """Draw the response {Hz: dB} of a recorder: flat, or with a low or a high cut, or both."""
     low, high = log_uniform(rng, 50, 300), log_uniform(rng, 2500, 7500)
-    low_cut = {low / 2: -40.0, low: 0.0} if rng.random() < 0.3 else {}
-    return {**low_cut, 1000: 0.0, **({high: 0.0, high * 1.15: -60.0} if rng.random() < 0.3 else {})}
+    low_cut = {low / 2: -40.0, low: 0.0} if rng.random() < 0.15 else {}
+    return {**low_cut, 1000: 0.0, **({high: 0.0, high * 1.15: -60.0} if rng.random() < 0.12 else {})}
 
 
 def _floor(rng: np.random.Generator) -> dict[float, float]:

@@ -28,13 +28,13 @@ SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # in RoBERTa's ord
 MEL_BINS = 32
 
 
-def new_small_clap(vocabulary: int, *, width: int = 64, logit_scale: float = 55.0) -> "ClapModel":
+def new_small_clap(vocabulary: int, *, logit_scale: float, width: int = 64) -> "ClapModel":
     """A `ClapModel` with random weights.
 
     Args:
         vocabulary: number of tokens.
-        width: of HTSAT's first layers, a multiple of 8.
         logit_scale: initial inverse temperature. It makes the modality gap (Liang et al., NeurIPS 2022, section 4).
+        width: of HTSAT's first layers, a multiple of 8.
     """
     transformers = import_clap_extra("transformers")
     audio = dict(

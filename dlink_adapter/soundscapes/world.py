@@ -1,4 +1,4 @@
-"""The data sets of the demo. The encoder, the bridges and the language model train on disjoint sets.
+"""The data sets of a procedural world. The encoder, the bridges and the language model train on disjoint sets.
 
 encoder   clips with five captions each, to train the CLAP
 pairs     clips with one caption each, to train the bridges and the supervised captioners
@@ -15,7 +15,7 @@ from dlink_adapter.soundscapes.captions import describe, references
 from dlink_adapter.soundscapes.scenes import Scene, render_all, sample_scenes
 from dlink_adapter.soundscapes.synthesis import Signal
 
-# The kinds that the small CLAP tells apart best; they include the ten of ESC-10.
+# Kinds that can be told apart by ear; they include the ten of ESC-10.
 EVENTS = (
     "dog_bark", "cat_meow", "rooster", "bird_chirps", "cow_moo", "crickets", "owl_hoot", "baby_cry", "sneeze",
     "laughter", "footsteps", "whistling", "rain", "thunder", "sea_waves", "fire_crackling", "water_drip",

@@ -77,7 +77,6 @@ def run_trainer(
         ValueError: a batch that the processes cannot share equally, `val` without checkpoints.
     """
     from transformers import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     if val is not None and (out is None or not config.save_every):
         raise ValueError(f"validation keeps the best checkpoint: give out= and save_every (it is {config.save_every})")
@@ -89,8 +88,14 @@ def run_trainer(
         if out:
             Path(out).mkdir(parents=True, exist_ok=True)
             trainer.add_callback(_log_callback(LossLog(out)))
-        last = get_last_checkpoint(str(out)) if out else None
-        return float(trainer.train(resume_from_checkpoint=last).training_loss)
+        return float(trainer.train(resume_from_checkpoint=_last_checkpoint(out) if out else None).training_loss)
+
+
+def _last_checkpoint(out: str | Path) -> str | None:
+    """The last whole one: a kill while saving leaves a folder without its state, which is written last."""
+    states = Path(out).glob("checkpoint-*/trainer_state.json")
+    by_step = {int(state.parent.name.removeprefix("checkpoint-")): str(state.parent) for state in states}
+    return by_step[max(by_step)] if by_step else None
 
 
 def _arguments(config: TrainerConfig, out: str | Path | None, validates: bool, show: bool) -> Any:
@@ -150,7 +155,7 @@ class _Stream(Dataset[dict[str, Any]]):
 
 
 def _trainer_class() -> Any:
-    """A `Trainer` that reads rows in order, validates by the mean loss of a token, and saves only trained weights."""
+    """A `Trainer` that reads rows in order, validates by the mean loss of a token, and saves what training changes."""
     from safetensors.torch import load_file
     from transformers import Trainer
     from transformers.utils import SAFE_WEIGHTS_NAME
@@ -181,9 +186,11 @@ def _trainer_class() -> Any:
         def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
             # Frozen weights are in the base model's folder, and saving tied weights raises an error.
             values = self.model.state_dict() if state_dict is None else state_dict
-            trained = {name for name, value in self.model.named_parameters() if value.requires_grad}
-            trained |= {name for name, _ in self.model.named_buffers()}  # such as the statistics of a batch norm
-            super()._save(output_dir, {name: values[name] for name in trained & set(values)})
+            trained = [name for name, value in self.model.named_parameters() if value.requires_grad]
+            for prefix, module in self.model.named_modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    trained += [f"{prefix}.{name}" for name, _ in module.named_buffers()]
+            super()._save(output_dir, {name: values[name] for name in trained})
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
             self.model.load_state_dict(load_file(Path(resume_from_checkpoint, SAFE_WEIGHTS_NAME)), strict=False)

@@ -17,7 +17,7 @@ from dlink_adapter.integrations.laion_clap import (  # noqa: E402
     load_windows,
     read_checkpoint,
 )
-from dlink_adapter.soundscapes.small_clap import _train_tokenizer  # noqa: E402
+from dlink_adapter.soundscapes.small_clap import train_tokenizer  # noqa: E402
 
 RATE = 48_000
 CAPTIONS = ["a dog barks", "rain falls while a bell rings", "footsteps"]
@@ -80,7 +80,7 @@ def model(request):
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     folder = tmp_path_factory.mktemp("words")
-    _train_tokenizer(CAPTIONS * 2, folder).save_pretrained(folder)
+    train_tokenizer(CAPTIONS * 2, folder).save_pretrained(folder)
     return folder
 
 

@@ -1,6 +1,7 @@
-"""The recipe of the shipped CLAP at toy size: what it writes, and that a run goes on where it was."""
+"""The recipe of the shipped CLAP at toy size: what it writes and leaves, and that a killed run goes on."""
 
 import json
+import shutil
 
 import pytest
 
@@ -37,6 +38,23 @@ def test_a_run_that_is_done_is_not_done_again(run, capsys):
     main(out=run, **TOY, training=TRAINING)
     assert capsys.readouterr().err.count("done before") == 3
     assert (run / "clap" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_that_was_killed_goes_on(run, tmp_path):
+    shutil.copytree(run / "stages", tmp_path / "stages")
+    for stage in ("mels", "training", "scores"):
+        (tmp_path / "stages" / f"{stage}.json").unlink()
+    (tmp_path / "mels.npy").write_bytes(b"half")  # killed while rendering
+    main(out=tmp_path, **TOY, training=TRAINING)
+    weights = [(folder / "clap" / "model.safetensors").read_bytes() for folder in (run, tmp_path)]
+    assert weights[0] == weights[1]
+    assert {path.name for path in tmp_path.iterdir()} == {"clap", "stages"}
+
+
+def test_settings_that_cannot_be_are_refused_before_anything_is_rendered(tmp_path):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        main(out=tmp_path / "run", **{**TOY, "epochs": 0})
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_settings_need_another_folder(run):

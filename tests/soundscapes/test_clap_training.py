@@ -52,7 +52,7 @@ def test_it_learns_what_it_hears(trained):
 def test_the_folder_is_a_clap_like_any_other(trained):
     processor = transformers.AutoProcessor.from_pretrained(trained)
     model = transformers.ClapModel.from_pretrained(trained)
-    assert model.dtype == torch.float16 or "dtype" in model.config.to_dict()
+    assert load_file(trained / "model.safetensors")["text_projection.linear1.weight"].dtype == torch.float16
     waves, captions = tones(2)
     features = processor.feature_extractor(list(waves.numpy()), sampling_rate=RATE, return_tensors="pt")
     output = model.float()(**features, **processor.tokenizer(captions, padding=True, return_tensors="pt"))
@@ -87,6 +87,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         train(tmp_path / "clap", settings=settings, checkpoints=tmp_path / "checkpoints")
     assert not (tmp_path / "clap").exists()
     monkeypatch.undo()
+    (tmp_path / "checkpoints" / "checkpoint-5").mkdir()  # as of a kill while it was saved
     resumed = train(tmp_path / "clap", settings=settings, checkpoints=tmp_path / "checkpoints")
     expected = load_file(whole / "model.safetensors")  # the statistics of the batch norm are among them
     torch.testing.assert_close(load_file(resumed / "model.safetensors"), expected, rtol=0, atol=0)
@@ -99,10 +100,15 @@ def test_an_existing_folder_is_not_overwritten(trained):
         train(trained)
 
 
-@pytest.mark.parametrize("captions", [[["a dog"]] * 2, [["a dog"], ["a dog"], []]])
+@pytest.mark.parametrize("captions", [[["a dog"]] * 2, [["a dog"], ["a dog"], []], ["a dog"] * 3])
 def test_input_that_does_not_fit(tmp_path, captions):
     with pytest.raises(ValueError, match="expected mels"):
         train_small_clap(torch.zeros(3, 1, 501, 32), captions, EXTRACTOR, tmp_path / "clap", config=TrainerConfig())
+
+
+def test_a_batch_is_not_divided(tmp_path):
+    with pytest.raises(ValueError, match="divided into 2 parts"):
+        train(tmp_path / "clap", settings={"gradient_accumulation": 2})
 
 
 def test_contrastive_loss_in_closed_form():
@@ -119,5 +125,4 @@ def test_augmentation_keeps_shape_and_floor_and_is_mild():
     assert augmented.shape == mels.shape
     assert augmented.min() >= clap_training.SILENCE_DB
     assert not torch.equal(augmented, mels)
-    most = clap_training.GAIN_DB + 3 * clap_training.EQUALISER_DB
-    assert (augmented.mean(dim=(1, 2, 3)) - mels.mean(dim=(1, 2, 3))).abs().max() <= most
+    assert (augmented.mean(dim=(1, 2, 3)) - mels.mean(dim=(1, 2, 3))).abs().max() <= 7

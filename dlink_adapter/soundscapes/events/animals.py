@@ -8,6 +8,7 @@ from dlink_adapter.soundscapes.synthesis import (
     beats,
     contour,
     decay,
+    equalize,
     fade,
     harmonics,
     log_uniform,
@@ -26,7 +27,8 @@ def dog_bark(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     curve = pitch * contour(samples, rng.uniform(0.4, 0.9), 1.0, rng.uniform(0.7, 1.0), rng.uniform(0.3, 0.8))
     tract = log_uniform(rng, 450, 1200) * (pitch / 400) ** 0.4
     peaks = [(tract, 0.4), (tract * rng.uniform(1.7, 2.4), 0.3), (tract * rng.uniform(3, 4.5), 0.3)]
-    bark = voice(rng, curve, rate, peaks, rng.uniform(1, 7), rng.uniform(0.15, 0.7), log_uniform(rng, 0.01, 0.2))
+    bark = voice(rng, curve, rate, peaks, rng.uniform(1, 7), rng.uniform(0.05, 0.5), log_uniform(rng, 0.01, 0.2))
+    bark = equalize(bark, rate, {60: -6, 400: 0, 1000: 0, 4000: rng.uniform(-20, -3), 7900: rng.uniform(-30, -10)})
     return bark * decay(samples, rate, rng.uniform(0.008, 0.05), log_uniform(rng, 0.05, 0.25))
 
 
@@ -44,15 +46,15 @@ def cat_meow(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 def rooster(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     """A crow: two to five short syllables and a falling last one, voiced through two formants, 1.2 to 2.4 s."""
     samples = samples_of(seconds, rng.uniform(1.2, 2.4), rate)
-    pitch, tract, out = log_uniform(rng, 420, 1050), rng.uniform(1200, 2400), np.zeros(samples, dtype=np.float32)
-    tilt, breath, rough = rng.uniform(0, 6), log_uniform(rng, 0.005, 0.2), log_uniform(rng, 0.003, 0.06)
+    pitch, tract, out = log_uniform(rng, 420, 1050), rng.uniform(1000, 1800), np.zeros(samples, dtype=np.float32)
+    tilt, breath, rough = rng.uniform(2, 8), log_uniform(rng, 0.005, 0.2), log_uniform(rng, 0.003, 0.06)
     # Cock-a-doodle: two to five short syllables; doo: a long one that falls.
     ends = np.cumsum(rng.uniform(0.08, 0.22, rng.integers(2, 6)))
     ends = np.minimum(1.0, 0.75 / ends[-1]) * ends
     for start, stop in zip([0.0, *ends], [*(ends - rng.uniform(0.01, 0.04)), 1.0], strict=True):
         length, height = int((stop - start) * samples), rng.uniform(0.75, 1.15)
         curve = pitch * height * contour(length, 0.8, 1.0, 1.0, 0.97, rng.uniform(0.5, 0.85) if stop == 1.0 else 0.9)
-        call = voice(rng, curve, rate, [(tract, 0.4), (tract * 1.9, 0.3)], tilt, breath, rough)
+        call = voice(rng, curve, rate, [(tract, 0.25), (tract * 1.9, 0.3)], tilt, breath, rough)
         place(out, call * fade(length, rate, 0.02, 0.06), start * samples / rate, rate, height)
     return out
 

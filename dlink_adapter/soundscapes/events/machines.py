@@ -79,31 +79,37 @@ def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     samples = round(seconds * rate)
     blade = log_uniform(rng, 9, 28) * drift(rng, samples, rate, 0.5, 0.98, 1.02)
     pulse = unit(harmonics(blade, rate, rolloff(6, rng.uniform(2, 9))))
-    chop = np.clip(1 + log_uniform(rng, 0.4, 1.3) * pulse, 0.02, None)
-    edge = log_uniform(rng, 150, 1200)
-    wash = noise(rng, samples, rate, {30: -2, edge: 0, edge * 3: rng.uniform(-18, -6), 8000: rng.uniform(-45, -20)})
+    chop = np.clip(1 + log_uniform(rng, 0.1, 0.8) * pulse, 0.02, None)
+    edge = log_uniform(rng, 100, 400)
+    wash = noise(
+        rng,
+        samples,
+        rate,
+        {30: rng.uniform(3, 15), edge: 0, edge * 3: rng.uniform(-12, -4), 8000: rng.uniform(-42, -20)},
+    )
     wash = equalize(wash, rate, colour(rng, 4.0))
     thump = equalize(harmonics(blade, rate, rolloff(40, 1)), rate, {20: -12, 60: 0, 200: -3, 600: -18, 7900: -50})
     turbine = log_uniform(rng, 400, 5000) * contour(samples, rng.uniform(0.97, 1.03), 1.0)
     whine = harmonics(turbine, rate, [1.0, 0.3])
     gearbox = harmonics(blade * rng.integers(4, 12), rate, rolloff(12, 4) * rng.uniform(0.2, 1.0, 12))
     tones = log_uniform(rng, 0.01, 0.3) * whine + log_uniform(rng, 0.03, 1.0) * unit(gearbox)
-    passing = contour(samples, *log_uniform(rng, 0.15, 1.0) ** rng.uniform(0, 1, 4))
-    return passing * (wash * chop + rng.uniform(0, 1.2) * unit(thump) + tones)
+    passing = contour(samples, *log_uniform(rng, 0.25, 1.0) ** rng.uniform(0, 1, 4))
+    return passing * (wash * chop + rng.uniform(0.2, 1.2) * unit(thump) + tones)
 
 
 def chainsaw(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     """A chainsaw: firing pulses at a rate set by a random throttle, and noise, both louder with it."""
     samples = round(seconds * rate)
     throttle = np.clip(drift(rng, samples, rate, log_uniform(rng, 0.3, 3.0), -0.7, 1.5) + rng.uniform(-0.3, 0.3), 0, 1)
-    idle, full = log_uniform(rng, 25, 70), log_uniform(rng, 90, 260)
+    idle, full = log_uniform(rng, 40, 80), log_uniform(rng, 90, 260)
     pitch = (idle + (full - idle) * throttle) * drift(rng, samples, rate, 12.0, 0.97, 1.03)
     motor = _motor(rng, pitch, rate, int(rng.choice([1, 1, 2])), rng.uniform(-1, 4))
     peak = log_uniform(rng, 300, 3000)
     saw = equalize(motor, rate, {50: rng.uniform(-14, 3), 200: rng.uniform(-6, 3), peak: 0, 7900: rng.uniform(-25, -5)})
     saw = equalize(saw, rate, colour(rng, 4.0))
-    chain = noise(rng, samples, rate, {200: -20, peak: 0, 7900: rng.uniform(-15, 3)})
-    return (log_uniform(rng, 0.1, 0.5) + 0.75 * throttle) * (unit(saw) + log_uniform(rng, 0.05, 0.45) * chain)
+    chain = noise(rng, samples, rate, {200: -20, peak: 0, 7900: rng.uniform(-15, 0)})
+    rough = drift(rng, samples, rate, log_uniform(rng, 10, 60), rng.uniform(0.1, 0.8), 1.0)
+    return rough * (log_uniform(rng, 0.1, 0.5) + 0.75 * throttle) * (unit(saw) + log_uniform(rng, 0.2, 1.5) * chain)
 
 
 def train(rng: np.random.Generator, seconds: float, rate: int) -> Signal:

@@ -42,15 +42,15 @@ def baby_cry(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 
 
 def sneeze(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
-    """A sneeze: a voiced gasp, then noise that turns from bright to dull over a falling voice, 0.35 to 1.3 s."""
-    samples = samples_of(seconds, rng.uniform(0.35, 1.3), rate)
+    """A sneeze: a voiced gasp, then noise that turns from bright to dull over a falling voice, 0.3 to 1.3 s."""
+    samples = samples_of(seconds, log_uniform(rng, 0.3, 1.3), rate)
     out = np.zeros(samples, dtype=np.float32)
     inhale = int(rng.uniform(0.1, 0.6) * samples)
     burst = samples - inhale
     pitch, tract = log_uniform(rng, 150, 500), rng.uniform(600, 1100)
     rise = pitch * contour(inhale, 0.9, 1.0, rng.uniform(1.0, 1.4))
     gasp = voice(rng, rise, rate, [(tract, 0.3), (tract * 1.8, 0.3)], 6.0, rng.uniform(0.2, 0.9))
-    place(out, gasp * contour(inhale, 0.1, 1.0, 0.3), 0.0, rate, log_uniform(rng, 0.02, 0.9))
+    place(out, gasp * contour(inhale, 0.1, 1.0, 0.3), 0.0, rate, log_uniform(rng, 0.02, 0.6))
     # The "choo" after the gasp.
     bright = noise(rng, burst, rate, {200: -16, 1000: -4, log_uniform(rng, 1500, 5000): 0, 7900: -4})
     dull = noise(rng, burst, rate, {150: -12, log_uniform(rng, 700, 1600): 0, 3500: -14, 7900: -25})
@@ -58,7 +58,7 @@ def sneeze(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     hiss = (1 - closing) * bright + closing * dull
     fall = pitch * contour(burst, rng.uniform(1.2, 2.2), 1.1, 0.6)
     shout = voice(rng, fall, rate, [(tract, 0.3), (tract * 2.2, 0.3)], 3.0, 0.3, 0.06)
-    blow = (hiss + log_uniform(rng, 0.1, 3.0) * shout) * decay(burst, rate, 0.015, log_uniform(rng, 0.05, 0.22))
+    blow = (hiss + log_uniform(rng, 0.1, 1.5) * shout) * decay(burst, rate, 0.015, log_uniform(rng, 0.05, 0.22))
     place(out, blow, inhale / rate, rate)
     return out
 

@@ -25,7 +25,7 @@ def rain(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     """Rain: noise that drifts in level, and drops as 8 to 800 random impulses a second through two short modes."""
     samples = round(seconds * rate)
     # The spectra range from rain on open ground (bright) to rain on a roof or a window pane (dull).
-    rumble, low, middle, high = rng.uniform([-15, -15, -9, -20], [15, 9, 9, 6])
+    rumble, low, middle, high = rng.uniform([-8, -12, -9, -20], [18, 9, 9, 6])
     hiss = noise(rng, samples, rate, {40: rumble, 150: low, 600: middle, 2500: 0, 7900: high})
     drops = scatter(rng, samples, rate, log_uniform(rng, 8, 800), rng.uniform(0.7, 1.3))
     splash = log_uniform(rng, 300, 5000)
@@ -50,8 +50,8 @@ def sea_waves(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     samples = round(seconds * rate)
     swell = drift(rng, samples, rate, log_uniform(rng, 0.25, 1.2), 0.0, 1.0)
     swell = (swell - swell.min()) / np.ptp(swell)
-    swell *= drift(rng, samples, rate, log_uniform(rng, 3, 15), rng.uniform(0.3, 1.0), 1.0)
-    deep = noise(rng, samples, rate, {40: -6, 150: 0, 600: -6, 2500: -20, 7900: -36})
+    swell *= drift(rng, samples, rate, log_uniform(rng, 3, 15), rng.uniform(0.1, 1.0), 1.0)
+    deep = noise(rng, samples, rate, {40: -3, 150: 0, 600: -5, 2500: -16, 7900: -28})
     foam = noise(rng, samples, rate, {100: -15, 500: -3, rng.uniform(800, 3000): 0, 7900: rng.uniform(-22, -3)})
     foam = equalize(foam, rate, colour(rng, 2.0))
     floor = log_uniform(rng, 0.05, 1.0)  # of a calm sea the swell is hardly heard
@@ -72,7 +72,7 @@ def wind(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
 def fire_crackling(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     """A fire: random impulses through two short modes, noise bursts as pops, and low noise."""
     samples = round(seconds * rate)
-    crackle = scatter(rng, samples, rate, log_uniform(rng, 8, 150), rng.uniform(0.7, 1.4))
+    crackle = scatter(rng, samples, rate, log_uniform(rng, 8, 250), rng.uniform(0.7, 1.4))
     bright = log_uniform(rng, 1500, 6000)
     sparks = resonate(crackle, rate, [(bright, log_uniform(rng, 0.0001, 0.0008), 1.0), (bright / 3, 0.0005, 0.7)])
     # A log pops with a longer burst of noise.
@@ -81,7 +81,7 @@ def fire_crackling(rng: np.random.Generator, seconds: float, rate: int) -> Signa
     pop *= decay(burst, rate, 0.0, log_uniform(rng, 0.002, 0.02))
     pops = signal.oaconvolve(scatter(rng, samples, rate, log_uniform(rng, 0.3, 8), 0.8), pop)[:samples]
     edge, draught = log_uniform(rng, 80, 250), rng.uniform(-35, -15)
-    roar = noise(rng, samples, rate, {30: 0, edge: 0, 800: -20, 3000: draught, 7900: -28})
+    roar = noise(rng, samples, rate, {30: 0, edge: 0, 500: -20, 3000: draught, 7900: draught - 4})
     roar *= drift(rng, samples, rate, 6.0, 0.5, 1.0)
     return unit(sparks) + rng.uniform(0, 0.8) * unit(pops) + log_uniform(rng, 0.03, 2.0) * roar
 
