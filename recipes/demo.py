@@ -4,10 +4,10 @@ dlink demo
 dlink demo --out runs/nf4 --quantize nf4
 
 Renders procedural scenes, embeds them with the small CLAP that comes with the package (`--clap scratch` trains another
-first), fits the bridge and simpler methods, pre-trains a small LLaMA on caption text, trains a captioner behind each
-method on text alone (zero-shot) and from there on audio (supervised), and scores them on scenes whose combinations of
-events are new. While it is trained on text, a captioner sees captions as they are behind the simple methods, bridged
-captions behind the bridge, and pseudo-audio in the rows that say so.
+first), fits the bridge and simpler methods, pre-trains a small LLaMA on caption text, teaches it to read embeddings of
+captions, trains a captioner behind each method from there, on text alone (zero-shot) and then on audio (supervised),
+and scores them on scenes whose combinations of events are new. While it is trained on text, a captioner sees captions
+as they are behind the simple methods, bridged ones behind the bridge, and pseudo-audio in the rows that say so.
 
 The output folder holds results.json, clouds.png, captions.png, examples/ and every trained part; afterwards
 `dlink caption a.wav --model dlink-demo` captions any file. A demo that was stopped goes on where it was.
@@ -20,25 +20,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors.torch import load_file
-
-from dlink_adapter import FitConfig, PairedEmbeddings, load_bridge
-from dlink_adapter.captioner.conditions import PseudoAudio
-from dlink_adapter.captioner.config import CaptionerConfig
-from dlink_adapter.captioner.model import Captioner
-from dlink_adapter.captioner.training import train_captioner
+from dlink_adapter import FitConfig, PairedEmbeddings
 from dlink_adapter.files import write_atomically
-from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 from dlink_adapter.measure.gap import measure
+from dlink_adapter.recipes.demo_captioners import captions_of, make_start
 from dlink_adapter.recipes.demo_parts import FAST, FULL, Size, embed_world, make_clap, make_llama
 from dlink_adapter.recipes.demo_report import report, table
 from dlink_adapter.registry import new_bridge
 from dlink_adapter.soundscapes.world import World
 from dlink_adapter.stages import Stages
-from dlink_adapter.training.trainer import TrainerConfig
 
-# label -> bridge and text condition. The simple methods leave captions as they are, so that one training serves all.
+# label -> bridge and text condition
 METHODS = {
     **{name: (name, "clean") for name in ("raw", "mean_shift", "ridge", "kernel_ridge", "memory")},
     "bridge": ("diffusion_link", "bridged"),
@@ -67,8 +59,9 @@ def main(
     size = FAST if fast else FULL
     world = World(seed, size.scenes)
     settings = {"seed": seed, "clap": clap, "quantize": quantize, "fast": fast}
-    stages = Stages(out, 4 + (clap == "scratch") + len(METHODS), settings)
-    encoder, embeddings = clap if clap == "small" else str(out / "clap"), out / "embeddings"
+    stages = Stages(out, 5 + (clap == "scratch") + len(METHODS), settings)
+    encoder = "small" if clap == "small" else str(out / "clap")
+    embeddings = out / "embeddings"
     if clap == "scratch":
         train = partial(make_clap, world, size.clap_steps, out / "clap")
         stages("clap", "train a small CLAP on rendered scenes", train, out / "clap")
@@ -78,11 +71,13 @@ def main(
     gap = stages("bridges", "fit the bridge and the simpler methods", work, out / "bridges")
     work = partial(make_llama, world, size.llama_steps, out / "llama")
     stages("llama", "pre-train a small LLaMA on captions", work, out / "llama")
+    work = partial(make_start, world, size, encoder, quantize, out)
+    stages("start", "teach it to read embeddings", work, out / "captioners" / "start")
     captions: dict[str, dict[str, list[str]]] = {setup: {} for setup in SETUPS}
     for method in METHODS:
-        made = out / "captioners" / method
-        work = partial(_captions, method, world, size, encoder, quantize, out)
-        said = stages(f"captions_{method}", f"caption with {method.replace('_', ' ')}", work, made)
+        work = partial(captions_of, method, *METHODS[method], world, size, out)
+        title, made = f"caption with {method.replace('_', ' ')}", out / "captioners" / method
+        said = stages(f"captions_{method}", title, work, made)
         for setup in SETUPS:
             captions[setup][method] = said[setup]
     work = partial(report, world, captions, out)
@@ -108,39 +103,3 @@ def _bridges(size: Size, seed: int, out: Path) -> dict[str, dict[str, float]]:
         text = bridge.map_rows(test.text, "text")
         gap[name] = measure(bridge.map_rows(test.audio), test.text, test.clip, bridged_text=text)
     return gap
-
-
-def _captions(
-    method: str, world: World, size: Size, encoder: str, quantize: str | None, out: Path
-) -> dict[str, list[str]]:
-    pairs, test = (PairedEmbeddings.open(out / "embeddings" / name) for name in ("pairs", "test"))
-    captioner, made = _text_only(method, world, size, encoder, quantize, out), out / "captioners" / method
-    captioner.save_pretrained(made / "zero_shot")
-    said = {"zero_shot": captioner.generate(test.audio)}
-    training = TrainerConfig(steps=size.audio_steps, lr=3e-4, seed=world.seed)
-    train_captioner(captioner, [of[0] for of in pairs.captions], audio=pairs.audio, config=training)
-    captioner.save_pretrained(made / "supervised")
-    said["supervised"] = captioner.generate(test.audio)
-    return said
-
-
-def _text_only(method: str, world: World, size: Size, encoder: str, quantize: str | None, out: Path) -> Captioner:
-    """A captioner trained on captions alone."""
-    bridge, condition = load_bridge(out / "bridges" / METHODS[method][0]), METHODS[method][1]
-    if condition == "clean" and method != "raw":
-        captioner = load_captioner(out / "captioners" / "raw" / "zero_shot")
-        captioner.set_bridge(bridge)
-        return captioner
-    config = CaptionerConfig(
-        *(str(out / "llama"), 4, 256), after="\n", quantize=quantize, text_condition=condition,
-        encoder="clap", encoder_path=encoder,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(world.seed)
-        captioner = new_captioner(bridge, config)
-    if isinstance(captioner.text_condition, PseudoAudio):
-        captioner.text_condition.fit(PairedEmbeddings.open(out / "embeddings" / "pairs"))
-    unheard, text = [of[0] for of in world.captions("text")], load_file(out / "embeddings" / "text.safetensors")["text"]
-    training = TrainerConfig(steps=size.text_steps, lr=3e-3, seed=world.seed)
-    train_captioner(captioner, unheard, text=text, config=training)
-    return captioner

@@ -22,12 +22,13 @@ class Size:
     clap_steps: int
     bridge_steps: int
     llama_steps: int
+    start_steps: int
     text_steps: int
     audio_steps: int
 
 
-FULL = Size({"encoder": 6000, "pairs": 2000, "text": 12000, "val": 200, "test": 1000}, 500, 1000, 600, 1600, 300)
-FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 2, 20, 5, 5, 5)
+FULL = Size({"encoder": 6000, "pairs": 2000, "text": 12000, "val": 200, "test": 1000}, 500, 1000, 400, 1600, 400, 200)
+FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 2, 20, 5, 5, 5, 5)
 
 
 def make_clap(world: World, steps: int, out: Path) -> None:
