@@ -39,7 +39,7 @@ def test_results_hold_every_method_and_setup(demo_folder):
 def test_figures_examples_and_parts_are_there(demo_folder):
     for picture in ("clouds.png", "captions.png"):
         assert (demo_folder / picture).read_bytes().startswith(b"\x89PNG")
-    assert len((demo_folder / "examples" / "examples.md").read_text().splitlines()) == 2 + EXAMPLES
+    assert len((demo_folder / "examples" / "examples.md").read_text().splitlines()) == 4 + EXAMPLES
     assert soundfile.info(demo_folder / "examples" / "00.wav").duration == 5
     test = PairedEmbeddings.open(demo_folder / "embeddings" / "test")
     assert len(test) == 5 * test.clips
