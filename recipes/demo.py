@@ -61,25 +61,23 @@ def main(
     settings = {"seed": seed, "clap": clap, "quantize": quantize, "fast": fast}
     stages = Stages(out, 5 + (clap == "scratch") + len(METHODS), settings)
     encoder = "small" if clap == "small" else str(out / "clap")
-    embeddings = out / "embeddings"
     if clap == "scratch":
         train = partial(make_clap, world, size.clap_steps, out / "clap")
         stages("clap", "train a small CLAP on rendered scenes", train, out / "clap")
-    work: Callable[[], Any] = partial(embed_world, world, encoder, embeddings)
-    stages("embeddings", "embed scenes and captions", work, embeddings)
+    work: Callable[[], Any] = partial(embed_world, world, encoder, out / "embeddings")
+    stages("embeddings", "embed scenes and captions", work, out / "embeddings")
     work = partial(_bridges, size, seed, out)
     gap = stages("bridges", "fit the bridge and the simpler methods", work, out / "bridges")
     work = partial(make_llama, world, size.llama_steps, out / "llama")
     stages("llama", "pre-train a small LLaMA on captions", work, out / "llama")
     work = partial(make_start, world, size, encoder, quantize, out)
     stages("start", "teach it to read embeddings", work, out / "captioners" / "start")
-    captions: dict[str, dict[str, list[str]]] = {setup: {} for setup in SETUPS}
-    for method in METHODS:
-        work = partial(captions_of, method, *METHODS[method], world, size, out)
+    said = {}
+    for method, parts in METHODS.items():
+        work = partial(captions_of, method, *parts, world, size, out)
         title, made = f"caption with {method.replace('_', ' ')}", out / "captioners" / method
-        said = stages(f"captions_{method}", title, work, made)
-        for setup in SETUPS:
-            captions[setup][method] = said[setup]
+        said[method] = stages(f"captions_{method}", title, work, made)
+    captions = {setup: {method: said[method][setup] for method in METHODS} for setup in SETUPS}
     work = partial(report, world, captions, out)
     scores = stages("scores", "score the captions and draw the figures", work, out / "examples")
     results = {
