@@ -1,15 +1,17 @@
 """Scenes: one to three placed events with a temporal relation, sampled by split and rendered as waveforms."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 from scipy.io import wavfile
 from tqdm.auto import tqdm
@@ -173,10 +175,14 @@ def render(scene: Scene, rate: int = 16000) -> Signal:
 
 def render_all(scenes: Sequence[Scene], rate: int = 16000, *, progress: bool = True) -> Signal:
     """Render scenes of equal length as (n, samples) float32, in one process per core."""
-    work = partial(render, rate=rate)
+    return in_processes(partial(render, rate=rate), scenes, progress=progress)
+
+
+def in_processes(work: Callable[[Scene], NDArray[Any]], scenes: Sequence[Scene], *, progress: bool) -> NDArray[Any]:
+    """What `work` makes of each scene, stacked, in one process per core."""
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        waveforms = pool.map(work, scenes, chunksize=32)
-        bar = tqdm(waveforms, desc="scenes", total=len(scenes), unit="scene", disable=None if progress else True)
+        made = pool.map(work, scenes, chunksize=32)
+        bar = tqdm(made, desc="scenes", total=len(scenes), unit="scene", disable=None if progress else True)
         return np.stack(list(bar))
 
 

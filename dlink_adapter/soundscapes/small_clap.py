@@ -5,19 +5,16 @@ made, and `ClapEncoder.from_pretrained("small")` loads it. Needs `pip install "d
 """
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dlink_adapter.extract.audio import import_clap_extra, log_mel
-from dlink_adapter.soundscapes.scenes import Scene, render
+from dlink_adapter.soundscapes.scenes import Scene, in_processes, render
 
 if TYPE_CHECKING:
     from transformers import ClapFeatureExtractor, ClapModel, RobertaTokenizerFast
@@ -102,11 +99,7 @@ def log_mels(waveforms: Tensor, extractor: "ClapFeatureExtractor") -> Tensor:
 
 def render_mels(scenes: Sequence[Scene], extractor: "ClapFeatureExtractor", *, progress: bool = True) -> Tensor:
     """Render scenes and keep their features alone, `(n, 1, frames, mels)` float16; one process per core."""
-    work = partial(_rendered_mel, extractor=extractor)
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        mels = pool.map(work, scenes, chunksize=32)
-        bar = tqdm(mels, desc="scenes", total=len(scenes), unit="scene", disable=None if progress else True)
-        return torch.from_numpy(np.stack(list(bar)))
+    return torch.from_numpy(in_processes(partial(_rendered_mel, extractor=extractor), scenes, progress=progress))
 
 
 def _rendered_mel(scene: Scene, extractor: "ClapFeatureExtractor") -> np.ndarray:
