@@ -78,7 +78,7 @@ class ClapEncoder(TwoTowers):
     """A frozen CLAP, e.g. `laion/clap-htsat-unfused`: audio and captions to unit-norm embeddings `(n, dim)`.
 
     Attributes:
-        id: hub id or folder it was loaded from.
+        id: hub id, folder or shipped name it was loaded from.
         revision: hub revision that was asked for, else the commit that was loaded; None for a folder.
         dim: width of the shared space.
         rate: sampling rate of the arrays `encode_audio` takes, in Hz.

@@ -48,7 +48,7 @@ def main(
         data: folder with the tables of AudioCaps and its audio.
         out: folder for everything that it makes.
         methods: bridges; `raw` is none.
-        clap: hub id or folder of the CLAP, instead of the configs'.
+        clap: hub id or folder of the CLAP, or small, instead of the configs'.
         llm: hub id or folder of the language model, instead of the configs'.
         extract: config of extract-embeddings.
         bridge: config of train-bridge.

@@ -44,10 +44,10 @@ def captions_of(label: str, bridge: str, condition: str, world: World, size: Siz
 
 def _text_only(bridge: str, condition: str, world: World, size: Size, out: Path) -> Captioner:
     """A captioner trained on captions alone. Simple methods leave captions as they are: one training serves all."""
-    trained = condition == "clean" and bridge != "raw"
-    captioner = load_captioner(out / "captioners" / ("raw/zero_shot" if trained else "start"))
+    as_raw = condition == "clean" and bridge != "raw"
+    captioner = load_captioner(out / "captioners" / ("raw/zero_shot" if as_raw else "start"))
     captioner.set_bridge(load_bridge(out / "bridges" / bridge))
-    if not trained:
+    if not as_raw:
         captioner.set_text_condition(condition)
         if isinstance(captioner.text_condition, PseudoAudio):
             captioner.text_condition.fit(PairedEmbeddings.open(out / "embeddings" / "pairs"))

@@ -39,7 +39,7 @@ def main(
         source: table or folder of clips.
         out: folder for the embeddings.
         encoder: name of an encoder: clap, clip, laion_clap, laion_checkpoint or precomputed.
-        model: hub id, folder or file that the encoder loads.
+        model: hub id, folder or file that the encoder loads; for clap also small, which comes with the package.
         revision: branch, tag or commit on the hub.
         layout: table, audiocaps, clotho, folder or labels; by default folder, or the one that has the table's columns.
         media: folder that the table's file names are relative to; by default the folder of the table.

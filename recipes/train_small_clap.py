@@ -5,8 +5,8 @@ dlink train-small-clap --out smaller --scenes 12000 --epochs 10 --training.seed 
 
 Renders scenes and keeps their log-mels, trains a `ClapModel` on them, and scores it on scenes whose combinations of
 events it never heard. `OUT/clap` is the model with its card, scores.json and training_log.jsonl; any command takes it,
-as in `dlink extract-embeddings --model OUT/clap`. A run that was stopped goes on from its last checkpoint. On a GPU it
-needs minutes; on two cores of a CPU that computes in bfloat16 about an hour (elsewhere give `--training.bf16 false`).
+as in `dlink extract-embeddings --model OUT/clap`. A run that was stopped goes on from its last checkpoint. Two cores of
+a CPU that computes in bfloat16 need about half an hour; elsewhere give `--training.bf16 false`.
 """
 
 import json

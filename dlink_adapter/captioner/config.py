@@ -39,7 +39,7 @@ class CaptionerConfig:
             the model's family (query and value projections of a LLaMA).
         max_caption_tokens: longer captions are cut in training, and generation stops there.
         encoder: name in `ENCODERS` of the frozen encoder, for captioning files.
-        encoder_path: its hub id or folder.
+        encoder_path: its hub id, folder or shipped name.
         text_condition: what captions become while training on text: a name in `TEXT_CONDITIONS`.
         sigma: of the condition "gaussian", per dimension of the unit-norm embedding.
     """

@@ -1,7 +1,7 @@
 """Training of the small CLAP with the symmetric InfoNCE loss (Wu et al., ICASSP 2023), by `transformers.Trainer`.
 
 The modality gap comes from that loss: a high logit scale keeps audio and text embeddings apart (Liang et al., NeurIPS
-2022, section 4). No offset is added to either modality.
+2022, section 4). No offset is added to either modality. Needs `pip install "dlink-adapter[clap,llm]"`.
 """
 
 from collections.abc import Sequence
@@ -78,6 +78,7 @@ def train_small_clap(
 
 
 def _check_one_batch(config: TrainerConfig) -> None:
+    """The negatives of a clip are its batch: refuse whatever would train on parts of it."""
     parts = process_state().num_processes * max(1, torch.cuda.device_count()) * config.gradient_accumulation
     if parts > 1 or config.deepspeed or config.fsdp:
         raise ValueError(

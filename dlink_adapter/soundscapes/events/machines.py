@@ -81,13 +81,8 @@ def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Signal:
     pulse = unit(harmonics(blade, rate, rolloff(6, rng.uniform(2, 9))))
     chop = np.clip(1 + log_uniform(rng, 0.1, 0.8) * pulse, 0.02, None)
     edge = log_uniform(rng, 100, 400)
-    wash = noise(
-        rng,
-        samples,
-        rate,
-        {30: rng.uniform(3, 15), edge: 0, edge * 3: rng.uniform(-12, -4), 8000: rng.uniform(-42, -20)},
-    )
-    wash = equalize(wash, rate, colour(rng, 4.0))
+    slope = {30: rng.uniform(3, 15), edge: 0, edge * 3: rng.uniform(-12, -4), 8000: rng.uniform(-42, -20)}
+    wash = equalize(noise(rng, samples, rate, slope), rate, colour(rng, 4.0))
     thump = equalize(harmonics(blade, rate, rolloff(40, 1)), rate, {20: -12, 60: 0, 200: -3, 600: -18, 7900: -50})
     turbine = log_uniform(rng, 400, 5000) * contour(samples, rng.uniform(0.97, 1.03), 1.0)
     whine = harmonics(turbine, rate, [1.0, 0.3])
