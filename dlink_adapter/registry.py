@@ -40,7 +40,6 @@ BRIDGES = _Bridges(
     diffusion_bridge="baselines.diffusion_bridge:DiffusionBridge",
     diffusion_link="diffusion_link.link:DiffusionLink",
     moment_matched="refine.moment_matched:MomentMatched",
-    residual="refine.residual:Residual",
 )
 
 

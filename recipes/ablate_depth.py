@@ -1,12 +1,13 @@
 """Measure how deep a bridge should noise: too little leaves the gap open, too much erases meaning.
 
 dlink ablate-depth --pairs dlink-demo/embeddings/pairs
-dlink ablate-depth --pairs dlink-demo/embeddings/pairs --test dlink-demo/embeddings/test --captioner dlink-demo
+dlink ablate-depth --pairs dlink-demo/embeddings/pairs --test dlink-demo/embeddings/test --llm dlink-demo/llama \
+    --text_embeddings dlink-demo/embeddings/text.safetensors --captions dlink-demo/embeddings/text.txt
 
 Trains the bridge, and the bridge without the topology loss and without the text branch, and measures each at every
-depth, with one sample and with sixteen, and in one and in more steps; the bridge also behind `MomentMatched` and as
-`Residual` on kernel ridge. The methods without a depth are measured beside it, each with and without matching. With a
-captioner, its captions are scored at every depth too, through its own bridge. The output folder holds depth.json,
+depth, with one sample and with four, and in one and in more steps. The methods without a depth are measured beside it,
+each with and without matching. With a language model and captions, a zero-shot captioner is trained at every depth too,
+on captions that were noised to it, and its captions of the test clips are scored. The output folder holds depth.json,
 depth.png and steps.png. A run that was stopped goes on where it was.
 """
 
@@ -16,18 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from dlink_adapter import FitConfig, PairedEmbeddings
+from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.plots import plot_depth
-from dlink_adapter.recipes.depth_points import (
-    CAPTION_METRICS,
-    METRICS,
-    PURE,
-    VARIANTS,
-    DepthStudy,
-    Point,
-    caption_points,
-)
+from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, CaptionerSteps, Row
+from dlink_adapter.recipes.depth_points import CAPTION_METRICS, METRICS, PURE, VARIANTS, DepthStudy, Point
 from dlink_adapter.recipes.methods import plain_methods
+from dlink_adapter.recipes.text_rows import read_text_rows
 from dlink_adapter.stages import Stages
 
 TIMESTEPS = [0, 25, 50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 900, 950, 1000]
@@ -39,13 +35,16 @@ def main(
     *,
     pairs: Path,
     test: Path | None = None,
-    captioner: Path | None = None,
+    llm: str | None = None,
+    text_embeddings: Path | None = None,
+    captions: Path | None = None,
     out: Path = Path("dlink-depth"),
     timesteps: list[int] = TIMESTEPS,
     steps: list[int] = STEPS,
     baselines: list[str] | None = None,
     bridge_steps: int = 1000,
     unet_steps: int = 30,
+    captioner_steps: CaptionerSteps = CaptionerSteps(audio=0),
     seed: int = 0,
 ) -> None:
     """Train, measure at every depth, and draw.
@@ -53,32 +52,41 @@ def main(
     Args:
         pairs: folder of PairedEmbeddings to train on.
         test: folder of pairs to measure on; without it, a fifth of the clips of `pairs` is held out.
-        captioner: folder of a captioner with a diffusion_link bridge; its captions of `test` are scored too.
+        llm: folder or hub id of a causal language model, to caption `test` at every depth.
+        text_embeddings: for that, a .npy or .safetensors file of a row (dim,) for each caption to train on.
+        captions: those captions, a text file with one a line.
         out: folder for the measurements, the figures and the bridges.
         timesteps: the depths.
         steps: network calls from a depth to the clean end, all of them with one sample.
         baselines: methods to measure beside it; by default all that can run here.
         bridge_steps: optimiser steps of each bridge.
         unet_steps: those of diffusion_bridge, of 16 captions each and at half the width: a reduced budget.
+        captioner_steps: steps of the captioners.
         seed: of the held-out clips and of the training.
     """
     train, val, tested = _split(pairs, test, seed)
     baselines = [name for name in plain_methods() if name != PURE] if baselines is None else baselines
     settings = {
-        **{"train": train.digest(), "test": tested.digest(), "captioner": captioner and str(captioner)},
+        **{"train": train.digest(), "test": tested.digest(), "llm": llm},
         **{"timesteps": timesteps, "steps": steps, "baselines": baselines},
         **{"bridge_steps": bridge_steps, "unet_steps": unet_steps, "seed": seed},
     }
     config = FitConfig(steps=bridge_steps, seed=seed)
     study = DepthStudy(train, val, tested, config, timesteps, steps, unet_steps, out)
-    stages = Stages(out, len(baselines) + len(VARIANTS) + (captioner is not None), settings)
+    rows = {f"timestep {timestep}": Row(f"timestep-{timestep}", "bridged") for timestep in timesteps}
+    captioned = [name for name in (llm, text_embeddings, captions) if name is not None]
+    if len(captioned) in (1, 2):
+        raise ValueError("to caption, give all of --llm, --text_embeddings and --captions")
+    stages = Stages(out, len(baselines) + len(VARIANTS) + (CaptionerRows.stages(rows) if captioned else 0), settings)
     points: list[Point] = []
     for name in baselines:
         points += stages(f"baseline-{name}", f"fit and measure: {name}", partial(study.baseline, name))
     for name in VARIANTS:
         points += stages(name, f"train and measure: {name}", partial(study.variant, name))
-    if captioner is not None:
-        points += stages("captions", "caption at every depth", partial(caption_points, captioner, tested, timesteps))
+    if llm and text_embeddings and captions:
+        config, text = CaptionerConfig(llm, tuning="full", **PREFIX), read_text_rows(text_embeddings, captions)
+        captioners = CaptionerRows(train, tested, *text, config, captioner_steps, seed, out)
+        points += study.captions(captioners, rows, stages)
     best = {metric: _best(points, metric) for metric in (*METRICS, *CAPTION_METRICS) if _best(points, metric)}
     write_atomically(out / "depth.json", json.dumps({"points": points, "best": best, "settings": settings}, indent=2))
     _draw(points, best, out)

@@ -21,23 +21,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlink_adapter import FitConfig, PairedEmbeddings
+from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.gap import measure
-from dlink_adapter.recipes.demo_captioners import captions_of, make_start
+from dlink_adapter.recipes.captioner_rows import PREFIX, SETUPS, CaptionerRows, Row
 from dlink_adapter.recipes.demo_parts import FAST, FULL, Size, embed_world, make_clap, make_llama
-from dlink_adapter.recipes.demo_report import report, table
+from dlink_adapter.recipes.demo_report import SHOWN, report, table
+from dlink_adapter.recipes.text_rows import read_text_rows
 from dlink_adapter.registry import new_bridge
 from dlink_adapter.soundscapes.world import World
 from dlink_adapter.stages import Stages
 
-# label -> bridge and text condition
 METHODS = {
-    **{name: (name, "clean") for name in ("raw", "mean_shift", "ridge", "kernel_ridge", "memory")},
-    "bridge": ("diffusion_link", "bridged"),
-    "raw_pseudo_audio": ("raw", "pseudo_audio"),
-    "bridge_pseudo_audio": ("diffusion_link", "pseudo_audio"),
+    **{name: Row(name, "clean") for name in ("raw", "mean_shift", "ridge", "kernel_ridge", "memory")},
+    "bridge": Row("diffusion_link", "bridged"),
+    "raw_pseudo_audio": Row("raw", "pseudo_audio"),
+    "bridge_pseudo_audio": Row("diffusion_link", "pseudo_audio"),
 }
-SETUPS = ("zero_shot", "supervised")
 
 
 def main(
@@ -59,7 +59,7 @@ def main(
     size = FAST if fast else FULL
     world = World(seed, size.scenes)
     settings = {"seed": seed, "clap": clap, "quantize": quantize, "fast": fast}
-    stages = Stages(out, 5 + (clap == "scratch") + len(METHODS), settings)
+    stages = Stages(out, 4 + (clap == "scratch") + CaptionerRows.stages(METHODS), settings)
     encoder = "small" if clap == "small" else str(out / "clap")
     if clap == "scratch":
         train = partial(make_clap, world, size.clap_steps, out / "clap")
@@ -70,19 +70,13 @@ def main(
     gap = stages("bridges", "fit the bridge and the simpler methods", work, out / "bridges")
     work = partial(make_llama, world, size.llama_steps, out / "llama")
     stages("llama", "pre-train a small LLaMA on captions", work, out / "llama")
-    work = partial(make_start, world, size, encoder, quantize, out)
-    stages("start", "teach it to read embeddings", work, out / "captioners" / "start")
-    said = {}
-    for method, parts in METHODS.items():
-        work = partial(captions_of, method, *parts, world, size, out)
-        title, made = f"caption with {method.replace('_', ' ')}", out / "captioners" / method
-        said[method] = stages(f"captions_{method}", title, work, made)
+    said = _captioners(size, seed, encoder, quantize, out).run(METHODS, stages)
     captions = {setup: {method: said[method][setup] for method in METHODS} for setup in SETUPS}
-    work = partial(report, world, captions, out)
+    work = partial(report, world, captions, out / "captioners" / METHODS[SHOWN].text_training, out)
     scores = stages("scores", "score the captions and draw the figures", work, out / "examples")
     results = {
         "captions": scores["scores"],
-        "gap": {method: gap[bridge] for method, (bridge, _) in METHODS.items()},
+        "gap": {method: gap[row.bridge] for method, row in METHODS.items()},
         **{name: scores[name] for name in ("intervals", "not_run", "tokenizer")},
         "seconds": stages.seconds,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "dlink-adapter")},
@@ -92,10 +86,20 @@ def main(
     print(table(results))
 
 
+def _captioners(size: Size, seed: int, encoder: str, quantize: str | None, out: Path) -> CaptionerRows:
+    embeddings = out / "embeddings"
+    pairs, test = (PairedEmbeddings.open(embeddings / name) for name in ("pairs", "test"))
+    tuning = "lora" if quantize else "full"
+    named = {"encoder": "clap", "encoder_path": encoder}
+    config = CaptionerConfig(str(out / "llama"), tuning=tuning, quantize=quantize, **named, **PREFIX)
+    text = read_text_rows(embeddings / "text.safetensors", embeddings / "text.txt")
+    return CaptionerRows(pairs, test, *text, config, size.captioner_steps, seed, out)
+
+
 def _bridges(size: Size, seed: int, out: Path) -> dict[str, dict[str, float]]:
     pairs, val, test = (PairedEmbeddings.open(out / "embeddings" / name) for name in ("pairs", "val", "test"))
     gap = {}
-    for name in dict.fromkeys(bridge for bridge, _ in METHODS.values()):
+    for name in dict.fromkeys(row.bridge for row in METHODS.values()):
         bridge = new_bridge(name, pairs.dim)
         bridge.fit(pairs, val=val, config=FitConfig(steps=size.bridge_steps, seed=seed), out=out / "bridges" / name)
         text = bridge.map_rows(test.text, "text")

@@ -6,7 +6,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from dlink_adapter import PairedEmbeddings
+from dlink_adapter.files import write_atomically
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
+from dlink_adapter.recipes.captioner_rows import CaptionerSteps
 from dlink_adapter.soundscapes.clap_training import train_small_clap
 from dlink_adapter.soundscapes.small_clap import feature_extractor, render_mels
 from dlink_adapter.soundscapes.small_llama import train_small_llama
@@ -22,13 +24,13 @@ class Size:
     clap_steps: int
     bridge_steps: int
     llama_steps: int
-    start_steps: int
-    text_steps: int
-    audio_steps: int
+    captioner_steps: CaptionerSteps
 
 
-FULL = Size({"encoder": 6000, "pairs": 2000, "text": 12000, "val": 200, "test": 1000}, 1000, 1000, 400, 1600, 400, 200)
-FAST = Size({"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}, 2, 20, 5, 5, 5, 5)
+FULL_SCENES = {"encoder": 6000, "pairs": 2000, "text": 12000, "val": 200, "test": 1000}
+FAST_SCENES = {"encoder": 64, "pairs": 64, "text": 200, "val": 20, "test": 25}
+FULL = Size(FULL_SCENES, 1000, 1000, 400, CaptionerSteps())
+FAST = Size(FAST_SCENES, 2, 20, 5, CaptionerSteps(5, 5, 5))
 
 
 def make_clap(world: World, steps: int, out: Path) -> None:
@@ -41,7 +43,7 @@ def make_clap(world: World, steps: int, out: Path) -> None:
 
 
 def embed_world(world: World, clap: str, out: Path) -> None:
-    """Pairs, val and test as PairedEmbeddings, and text.safetensors with the first captions of "text"."""
+    """Pairs, val and test as PairedEmbeddings; of "text" the first captions in text.txt, and text.safetensors."""
     encoder = ClapEncoder.from_pretrained(clap)
     metadata = {"encoder": "clap", "fingerprint": encoder.fingerprint, "rate": encoder.rate}
     for name in ("pairs", "val", "test"):
@@ -49,8 +51,9 @@ def embed_world(world: World, clap: str, out: Path) -> None:
         audio = encoder.encode_audio(list(world.waveforms(name)), progress=True)
         text = encoder.encode_text([caption for group in captions for caption in group])
         PairedEmbeddings.write(out / name, audio, text, captions, metadata=metadata)
-    unheard = encoder.encode_text([captions[0] for captions in world.captions("text")], progress=True)
-    save_file({"text": unheard}, out / "text.safetensors")
+    unheard = [captions[0] for captions in world.captions("text")]
+    write_atomically(out / "text.txt", "\n".join(unheard) + "\n")
+    save_file({"text": encoder.encode_text(unheard, progress=True)}, out / "text.safetensors")
 
 
 def make_llama(world: World, steps: int, out: Path) -> None:

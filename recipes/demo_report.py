@@ -17,8 +17,8 @@ EXAMPLES = 20
 SHOWN = "bridge_pseudo_audio"  # the method of the examples and of the captioner that `dlink caption` takes
 
 
-def report(world: World, captions: dict[str, dict[str, list[str]]], out: Path) -> dict[str, Any]:
-    """Score captions[setup][method] against the test split, draw both figures, write the examples and the model."""
+def report(world: World, captions: dict[str, dict[str, list[str]]], shown: Path, out: Path) -> dict[str, Any]:
+    """Score captions[setup][method] of the test split, draw the figures, write the examples and the model `shown`."""
     test = PairedEmbeddings.open(out / "embeddings" / "test")
     scores: dict[str, Any] = {setup: {} for setup in captions}
     intervals: dict[str, Any] = {setup: {} for setup in captions}
@@ -33,7 +33,7 @@ def report(world: World, captions: dict[str, dict[str, list[str]]], out: Path) -
     clouds = {title: load_bridge(out / "bridges" / name).map_rows(test.audio) for title, name in panels.items()}
     plot_clouds(out / "clouds.png", {title: (bridged, test.first_captions()) for title, bridged in clouds.items()})
     _write_examples(world, captions, test, out / "examples")
-    load_captioner(out / "captioners" / SHOWN / "zero_shot").save_pretrained(out)
+    load_captioner(shown).save_pretrained(out)
     return {"scores": scores, "intervals": intervals, "not_run": found.not_run, "tokenizer": found.tokenizer}
 
 

@@ -6,14 +6,11 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from dlink_adapter import FitConfig, PairedEmbeddings, load_bridge
+from dlink_adapter import FitConfig, PairedEmbeddings
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes.methods import fit_method, match_moments
-from dlink_adapter.refine.residual import Residual, ResidualConfig
-
-RESIDUAL_OF = (ResidualConfig.base, ResidualConfig.link)
 
 
 def measure_fold(
@@ -23,13 +20,7 @@ def measure_fold(
     fitting, test = fold_of(data, fold, settings["folds"], settings["seed"])
     config = FitConfig(steps=settings["bridge_steps"], seed=settings["seed"])
     train, val = fitting.split((1 - config.holdout, config.holdout), seed=config.seed)
-    folder = out / "bridges" / str(fold)
-    bridge: Bridge
-    if name == Residual.name:
-        joined = bridge = Residual.of(*(load_bridge(folder / part) for part in RESIDUAL_OF))
-        joined.choose_gain(val)
-    else:
-        bridge = fit_method(name, train, val, config, settings["unet_steps"], folder / name)
+    bridge = fit_method(name, train, val, config, settings["unet_steps"], out / "bridges" / str(fold) / name)
     rows = {name: bridge, f"{name}, matched": match_moments(bridge, train, val)}
     return {row: _measured(row, rows[row].eval(), test, out if fold == 0 else None) for row in rows}
 

@@ -19,11 +19,10 @@ from dlink_adapter import BRIDGES, PairedEmbeddings
 from dlink_adapter.baselines.diffusion_bridge import DiffusionBridge
 from dlink_adapter.files import write_atomically
 from dlink_adapter.integrations.precomputed import read_array
-from dlink_adapter.recipes.gap_folds import RESIDUAL_OF, fold_of, measure_fold
+from dlink_adapter.recipes.gap_folds import fold_of, measure_fold
 from dlink_adapter.recipes.gap_report import draw, over_folds, table
 from dlink_adapter.recipes.methods import has_unet, plain_methods, reduced_note
 from dlink_adapter.refine.moment_matched import MomentMatched
-from dlink_adapter.refine.residual import Residual
 from dlink_adapter.stages import Stages
 
 
@@ -48,8 +47,7 @@ def main(
             other.
         text: see `audio`.
         out: folder for the table, the figures and the bridges.
-        methods: some of the known bridges; by default all that can run here. `residual` joins kernel_ridge and
-            diffusion_link, and comes with them.
+        methods: some of the known bridges; by default all that can run here.
         matched: measures each method behind `MomentMatched` too.
         folds: parts of the clips, each the test part once.
         bridge_steps: optimiser steps of diffusion_link and of regression.
@@ -94,14 +92,11 @@ def _results(
 
 
 def _chosen(methods: list[str] | None) -> list[str]:
-    """The methods to fit; residual last, and only beside the two that it joins."""
     if methods is None:
-        return [*plain_methods(), Residual.name]
+        return plain_methods()
     known = [name for name in BRIDGES if name != MomentMatched.name]
     if unknown := sorted(set(methods) - set(known)):
         raise ValueError(f"unknown method {', '.join(unknown)}; known: {', '.join(known)}")
-    if Residual.name in methods:
-        methods = [*(name for name in dict.fromkeys([*methods, *RESIDUAL_OF]) if name != Residual.name), Residual.name]
     return methods
 
 

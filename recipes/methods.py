@@ -7,17 +7,15 @@ from dlink_adapter import BRIDGES, FitConfig, PairedEmbeddings
 from dlink_adapter.baselines.diffusion_bridge import DiffusionBridge, import_unet
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.refine.moment_matched import MomentMatched
-from dlink_adapter.refine.residual import Residual
 from dlink_adapter.registry import new_bridge
 
-PARTS = (MomentMatched.name, Residual.name)
 # Of diffusion_bridge: on a CPU the published width costs four times as much.
 UNET, UNET_BATCH = {"width": 16}, 16
 
 
 def plain_methods() -> list[str]:
-    """Every method that is no part of another, and that can run here."""
-    return [name for name in BRIDGES if name not in PARTS and (name != DiffusionBridge.name or has_unet())]
+    """Every method that can run here, but for the part that any of them can be given."""
+    return [name for name in BRIDGES if name != MomentMatched.name and (name != DiffusionBridge.name or has_unet())]
 
 
 def has_unet() -> bool:

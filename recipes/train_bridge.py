@@ -2,6 +2,7 @@
 
 dlink train-bridge --pairs pairs --out bridge
 dlink train-bridge --pairs pairs --val val --out ridge --method ridge
+dlink train-bridge --pairs pairs --out best --method auto
 accelerate launch --num_processes 2 --cpu -m dlink_adapter train-bridge --pairs pairs --out bridge
 
 The output folder holds the bridge, with the encoder's fingerprint and the gap before and after in its config.json and
@@ -11,9 +12,11 @@ batch: the losses are those of one process, however many there are.
 
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 from dlink_adapter import BridgeConfig, FitConfig, PairedEmbeddings
 from dlink_adapter.bridge.config import changed
+from dlink_adapter.captioner.choice import choose_bridge
 from dlink_adapter.registry import new_bridge
 from dlink_adapter.training.processes import process_state
 
@@ -45,16 +48,26 @@ def main(
         out: folder for the bridge.
         val: folder of PairedEmbeddings to calibrate on and to measure the gap on; without it, a share of the clips of
             `pairs` is held out for that.
-        method: name of a bridge.
-        base: name of the bridge that moment_matched or residual is put on; by default diffusion_link, or kernel_ridge.
+        method: name of a bridge; or auto, which fits several and keeps the one that captioners would do best behind.
+        base: name of the bridge that moment_matched is put on; by default diffusion_link.
         bridge: settings of the method.
         fit: settings of the training; batch_size is over all processes.
     """
-    data = PairedEmbeddings.open(pairs)
-    settings = {"dim": data.dim, **changed(bridge, BridgeSettings())} | ({} if base is None else {"base": base})
-    model = new_bridge(method, settings["dim"], settings)
-    found = model.fit(data, val=None if val is None else PairedEmbeddings.open(val), config=fit, out=out)
-    if process_state().is_main_process:
+    data, held_out = PairedEmbeddings.open(pairs), None if val is None else PairedEmbeddings.open(val)
+    settings = changed(bridge, BridgeSettings()) | ({} if base is None else {"base": base})
+    main_process = process_state().is_main_process
+    if method == "auto":
+        if settings:
+            raise ValueError(f"auto fits each method with its default settings: leave out {', '.join(settings)}")
+        choice = choose_bridge(data, val=held_out, config=fit, out=out / "candidates")
+        if main_process:
+            choice.bridge.save_pretrained(out)
+            rmtree(out / "candidates")
+            print(f"{choice.table()}\n{out}: train captioners behind it with text_condition {choice.condition}")
+        return
+    model = new_bridge(method, data.dim, settings)
+    found = model.fit(data, val=held_out, config=fit, out=out)
+    if main_process:
         print(f"{method} of dim {model.dim}, fitted on {data.clips} clips with {len(data)} captions: {out}")
         for name, (before, after) in found["gap_before_and_after"].items():
             print(f"{name:<18} {before:>8.4f} before {after:>8.4f} after")

@@ -17,13 +17,11 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
 
-import torch
-
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import CaptionRows, train_captioner
-from dlink_adapter.integrations.precomputed import read_array
 from dlink_adapter.recipes.captioner_start import CaptionerSettings, captioner_to_train, digest_of
+from dlink_adapter.recipes.text_rows import read_text_rows
 from dlink_adapter.stages import Stages
 from dlink_adapter.training.log import LossLog
 from dlink_adapter.training.processes import process_state
@@ -101,8 +99,8 @@ def _rows(
     if text is not None and captions is not None:
         if condition != "text":
             raise ValueError(f"--text_embeddings has no audio: condition {condition} needs --pairs")
-        lines = captions.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        return CaptionRows(lines, text=torch.from_numpy(read_array(text))), None
+        rows, lines = read_text_rows(text, captions)
+        return CaptionRows(lines, text=rows), None
     assert pairs is not None
     data = PairedEmbeddings.open(pairs)
     return CaptionRows.of_pairs(data, condition), data.metadata.get("fingerprint")

@@ -40,8 +40,8 @@ class ClapTrainerConfig(TrainerConfig):
     """Settings of the training; 0 steps are `epochs` passes over the scenes."""
 
     steps: int = 0
-    batch_size: int = 128
-    lr: float = 1.2e-3
+    batch_size: int = 256
+    lr: float = 1.5e-3
     warmup: float = 0.1
     weight_decay: float = 0.05
     bf16: bool = True
@@ -59,7 +59,7 @@ def main(
     test_scenes: int = 1_000,
     epochs: int = 10,
     width: int = 64,
-    logit_scale: float = 70.0,
+    logit_scale: float = 100.0,
     world: int = 1_000_003,
     training: ClapTrainerConfig = ClapTrainerConfig(),
 ) -> None:

@@ -101,11 +101,15 @@ class Bridge(nn.Module, Shareable):
             return self.bridge(x.float(), modality, generator, samples).to(x.dtype)
 
     @torch.no_grad()
-    def map_rows(self, x: Tensor, modality: Modality = "audio") -> Tensor:
-        """`forward` in eval mode of any number of rows x (n, dim), some at a time: float32 on the CPU."""
+    def map_rows(self, x: Tensor, modality: Modality = "audio", *, seed: int | None = None) -> Tensor:
+        """`forward` in eval mode of any number of rows x (n, dim), some at a time: float32 on the CPU.
+
+        With a seed each row is one draw with noise of its own, where the bridge is stochastic.
+        """
         device, mode = next(chain(self.parameters(), self.buffers())).device, self.training
+        draw = {} if seed is None else {"generator": Generator(device).manual_seed(seed), "samples": 1}
         self.eval()
-        mapped = [self(rows.to(device).float(), modality=modality).cpu() for rows in x.split(ROWS_AT_ONCE)]
+        mapped = [self(rows.to(device).float(), modality=modality, **draw).cpu() for rows in x.split(ROWS_AT_ONCE)]
         self.train(mode)
         return torch.cat(mapped)
 

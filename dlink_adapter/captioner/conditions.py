@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dlink_adapter.baselines.press import press_ridge
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.bridge.noise import Draws, normal
 from dlink_adapter.bridge.space import EmbeddingSpace
 from dlink_adapter.data.embeddings import PairedEmbeddings
+from dlink_adapter.measure.press import press_ridge
 
 EXEMPLARS = 2048  # pairs whose errors are kept
 FITTED_ON = 16384  # pairs, at most
@@ -65,10 +65,11 @@ class Gaussian(TextCondition):
 
 
 class Bridged(TextCondition):
-    """The caption through the bridge, in its text-to-text role."""
+    """One draw of the caption through the bridge, in its text-to-text role: a captioner has to meet the noise."""
 
     def forward(self, text: Tensor, bridge: Bridge, generator: Draws = None) -> Tensor:
-        bridged: Tensor = bridge(text.float(), modality="text", generator=generator)
+        samples = None if generator is None else 1
+        bridged: Tensor = bridge(text.float(), modality="text", generator=generator, samples=samples)
         return bridged
 
 

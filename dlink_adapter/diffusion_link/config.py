@@ -59,7 +59,7 @@ class BridgeConfig(NetworkConfig):
     cosine: float | None = None
     steps: int = 1
     sampler: str = "ddim"
-    samples: int = 16
+    samples: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()

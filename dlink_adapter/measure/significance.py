@@ -8,6 +8,7 @@ for random clips, and is two-sided (Noreen, 1989; Riezler and Maxwell, 2005).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +90,24 @@ def compare(ours: Pooled, theirs: Pooled, *, resamples: int = RESAMPLES, seed: i
         rows, difference, permutation_type="samples", n_resamples=resamples, batch=BATCH, rng=seed
     )
     return Comparison(observed, drawn, float(test.pvalue))
+
+
+def over_clips_and_seeds(values: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """The 95 % interval of a mean over values (seeds, clips), both drawn anew in every resample.
+
+    Values may be differences of two systems on the same clips and seeds. All calls draw the same clips and seeds.
+    """
+    of_seed, of_clip = _weights(*values.shape, resamples, seed)
+    means = np.einsum("rn,rn->r", of_seed @ values, of_clip)
+    return Interval(*map(float, np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])))
+
+
+@cache
+def _weights(seeds: int, clips: int, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """How often each seed and each clip is drawn: (resamples, seeds) and (resamples, clips), rows that sum to 1."""
+    rng = np.random.default_rng(seed)
+    of_clip, of_seed = (rng.multinomial(n, np.full(n, 1 / n), resamples) / n for n in (clips, seeds))
+    return of_seed, of_clip
 
 
 def _bootstrap(statistic: Callable[..., Floats], rows: list[NDArray[np.int64]], resamples: int, seed: int) -> Interval:

@@ -1,1 +1,1 @@
-"""Parts that any bridge can be given. Each wraps a bridge, closed forms included, and is itself one."""
+"""What any bridge can be given: a part wraps a bridge, closed forms included, and is itself one."""

@@ -35,7 +35,7 @@ def train_small_clap(
     *,
     config: TrainerConfig,
     width: int = 64,
-    logit_scale: float = 70.0,
+    logit_scale: float = 100.0,
     checkpoints: str | Path | None = None,
     progress: bool = True,
 ) -> None:

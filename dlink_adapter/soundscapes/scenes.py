@@ -20,7 +20,7 @@ from dlink_adapter.soundscapes.events import EVENTS
 from dlink_adapter.soundscapes.synthesis import Signal, colour, decay, fade, gains, log_uniform, noise, place
 
 SPLITS = ("train", "val", "test")
-TEST_SHARE, VAL_SHARE = 20, 10  # per cent of the pairs of events
+TEST_SHARE, VAL_SHARE = 10, 5  # per cent of the pairs of events
 BACKGROUND = {"while": 1, "over": 2, "while_then": 1}  # index of the event that goes on behind the others
 LOST_DB, MASKED_DB = 12, 6  # an event that is further below the loudest one, or below the background, is raised to it
 

@@ -60,7 +60,7 @@ def new_small_clap(vocabulary: int, *, logit_scale: float, width: int = 64) -> "
     )
     return transformers.ClapModel(
         transformers.ClapConfig(
-            audio_config=audio, text_config=text, projection_dim=192, logit_scale_init_value=logit_scale
+            audio_config=audio, text_config=text, projection_dim=256, logit_scale_init_value=logit_scale
         )
     )
 

@@ -62,7 +62,7 @@ class FitConfig:
 class Descent:
     """`descent(bridge, pairs)` trains the bridge's network.
 
-    `losses` has the last losses of each network, `checkpoints` their files, of no use once the bridge is saved.
+    `losses` has the last losses, `checkpoint` the file of a training, of no use once the bridge is saved.
 
     Args:
         config: settings of the training.
@@ -72,16 +72,15 @@ class Descent:
 
     def __init__(self, config: FitConfig, out: Path | None = None, progress: bool = True):
         self.config, self.out, self.progress = config, out, progress
-        self.losses: dict[str, dict[str, float]] = {}
-        self.checkpoints: list[Path | None] = []
+        self.losses: dict[str, float] = {}
+        self.checkpoint: Path | None = None
 
     def __call__(self, bridge: TrainedBridge, pairs: PairedEmbeddings) -> None:
-        number = "" if not self.checkpoints else f"-{len(self.checkpoints) + 1}"  # a bridge may have several networks
         with precision_kept():
-            run = _Run(bridge, pairs, self.config, self.out, number)
-            self.losses[bridge.name + number] = run.train(self.progress)
+            run = _Run(bridge, pairs, self.config, self.out)
+            self.losses = run.train(self.progress)
         bridge.metadata["training"] = {**asdict(self.config), "pairs": len(pairs), "clips": pairs.clips}
-        self.checkpoints.append(run.checkpoint)
+        self.checkpoint = run.checkpoint
 
 
 class _Objective(nn.Module):
@@ -98,9 +97,7 @@ class _Objective(nn.Module):
 class _Run:
     """One training: the network, the average of its weights, the optimiser and the step they are at."""
 
-    def __init__(
-        self, bridge: TrainedBridge, pairs: PairedEmbeddings, config: FitConfig, out: Path | None, number: str
-    ):
+    def __init__(self, bridge: TrainedBridge, pairs: PairedEmbeddings, config: FitConfig, out: Path | None):
         from accelerate import Accelerator
 
         self.bridge, self.pairs, self.config = bridge, pairs, config
@@ -125,12 +122,12 @@ class _Run:
         self.checkpoint: Path | None = None
         self.log: LossLog | None = None
         if out is not None:
-            self._resume(out, number)
+            self._resume(out)
 
-    def _resume(self, out: Path, number: str) -> None:
+    def _resume(self, out: Path) -> None:
         """Go on from the checkpoint of this run in the folder, if there is one."""
         out.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = out / f"checkpoint{number}.safetensors"
+        self.checkpoint = out / "checkpoint.safetensors"
         settings = [self.bridge.name, self.bridge.settings(), asdict(self.config), self.batch_size]
         self.identity = json.dumps([*settings, self.pairs.digest()])
         if self.checkpoint.is_file():
@@ -143,7 +140,7 @@ class _Run:
                 f"the processes see different checkpoints, of steps {steps.tolist()}: share the folder {out}"
             )
         if self.accelerator.is_main_process:
-            self.log = LossLog(out, f"log{number}.jsonl")
+            self.log = LossLog(out)
             self.log.rewind(self.step)
 
     def _save(self) -> None:

@@ -39,7 +39,7 @@ def fit(
         progress: shows a bar when on a terminal.
 
     Returns:
-        What was measured: the last losses of each network, the gap before and after on the held-out pairs, the seconds.
+        What was measured: the last losses of a network, the gap before and after on the held-out pairs, the seconds.
 
     Raises:
         ValueError: pairs of another width, too few pairs, a batch that the processes cannot share equally, a checkpoint
@@ -57,8 +57,8 @@ def fit(
     bridge.to(own_device)
     if out is not None and process_state().is_main_process:
         bridge.save_pretrained(out)
-        for checkpoint in filter(None, descent.checkpoints):
-            checkpoint.unlink(missing_ok=True)
+        if descent.checkpoint is not None:
+            descent.checkpoint.unlink(missing_ok=True)
     gap = bridge.metadata["gap_before_and_after"]
     return {"losses": descent.losses, "gap_before_and_after": gap, "seconds": time.monotonic() - started}
 

@@ -1,15 +1,15 @@
-"""Calibration of the depth against the same choice by brute force."""
+"""Calibration of the depth: what a reader says of each, and which is taken."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import normalize
 
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.calibrate import COSINES, best_config
 from dlink_adapter.diffusion_link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
+from dlink_adapter.measure.reader import reading_gains
 from dlink_adapter.training.fit import FitConfig
 
 
@@ -31,28 +31,31 @@ def val(pairs):
     return PairedEmbeddings.from_tensors(pairs[0][500:] + noise, pairs[1][500:])
 
 
-def score(link, val, texts):
-    """Paired cosine around the text mean, paired cosine and mean reciprocal rank, a row at a time."""
-    ranks, cosines, centred = [], [], []
-    mean = link.space.text_mean
-    for row, audio in enumerate(val.audio):
-        against = normalize(texts, dim=-1) @ link(audio)
-        cosines.append(against[row].item())
-        ranks.append(1 + sum(other > against[row] + 1e-6 for other in against).item())
-        own = normalize(val.text[row], dim=-1)
-        centred.append(torch.cosine_similarity(link(audio) - mean, own - mean, dim=-1).item())
-    return sum(centred) / len(centred), sum(cosines) / len(cosines), sum(1 / rank for rank in ranks) / len(ranks)
+def gain(link, train, val):
+    """What a reader makes of it, who has seen one draw of each training caption."""
+
+    def draw(text):
+        return link(text, modality="text", generator=torch.Generator().manual_seed(0), samples=1)
+
+    with torch.no_grad():
+        return reading_gains(draw(train.text), train.text, link(val.audio), draw(val.text), val.text).mean().item()
 
 
-def test_the_best_of_all_choices_among_all_captions(fitted, train, val):
-    options = [replace(fitted.config, cosine=cosine) for cosine in (0.98, 0.7, 0.45)]
-    scores = {}
+def test_the_depth_is_the_one_that_a_reader_does_best_with(fitted, train, val):
+    options = [replace(fitted.config, cosine=cosine) for cosine in (0.98, 0.7, 0.3)]
+    gains = {}
     for fitted.config in options:
-        scores[fitted.config] = score(fitted, val, torch.cat([val.text, train.text]))
+        gains[fitted.config] = gain(fitted, train, val)
     best, measured = best_config(fitted, options, train, val)
-    assert best == max(scores, key=lambda option: scores[option][0] + scores[option][2])
-    found = measured["centred_cosine"], measured["paired_cosine"], measured["mrr"]
-    assert found == pytest.approx(scores[best], abs=1e-4) and measured["clips"] == 100
+    assert best == max(gains, key=gains.get)
+    assert measured == {"reading_gain": pytest.approx(gains[best], abs=1e-3), "clips": 100}
+
+
+def test_some_noise_is_needed_and_too_much_erases(fitted, train, pairs):
+    val = PairedEmbeddings.from_tensors(pairs[0][500:], pairs[1][500:])
+    options = [replace(fitted.config, cosine=cosine) for cosine in (0.999, *COSINES, 0.05)]
+    best, _ = best_config(fitted, options, train, val)
+    assert best not in (options[0], options[-1])
 
 
 @pytest.mark.parametrize("depth", [{"cosine": 0.5}, {"timestep": 250}, {"timestep": 0}, {}])

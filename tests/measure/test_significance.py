@@ -7,7 +7,7 @@ import pytest
 
 from dlink_adapter.measure.caption_metrics import score
 from dlink_adapter.measure.caption_scorers import BLEU
-from dlink_adapter.measure.significance import Pooled, compare, interval
+from dlink_adapter.measure.significance import Pooled, compare, interval, over_clips_and_seeds
 from dlink_adapter.soundscapes import captions as grammar
 from dlink_adapter.soundscapes.world import World
 
@@ -62,6 +62,26 @@ def test_the_same_system_twice_does_not_differ(values):
 def test_a_seed_gives_the_same_and_another_gives_another(values):
     pooled = Pooled.mean(values)
     assert interval(pooled, seed=1) == interval(pooled, seed=1) != interval(pooled, seed=2)
+
+
+def test_over_clips_and_seeds_is_as_wide_as_both_vary():
+    """A difference of seeds and one of clips, which add up: the variance of a mean is the sum of its parts."""
+    draw = np.random.default_rng(0)
+    of_seed, of_clip = draw.normal(size=(8, 1)), draw.normal(size=(1, 500))
+    low, high = over_clips_and_seeds(3 + 0.2 * of_seed + 2 * of_clip)
+    error = (0.04 * of_seed.var() / 8 + 4 * of_clip.var() / 500) ** 0.5
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_one_seed_leaves_the_interval_of_the_clips(values):
+    assert over_clips_and_seeds(values[None]) == pytest.approx(interval(Pooled.mean(values)), abs=0.02)
+    repeated = over_clips_and_seeds(np.repeat(values[None], 3, axis=0))
+    assert repeated == pytest.approx(over_clips_and_seeds(values[None]), abs=1e-9)
+
+
+def test_systems_are_drawn_together(values):
+    """Their difference is the same on every clip, whichever are drawn."""
+    assert over_clips_and_seeds((values + 0.1 - values)[None]) == pytest.approx((0.1, 0.1))
 
 
 def test_a_resample_is_what_scoring_the_resample_gives():

@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-from dlink_adapter.baselines.raw import Raw
-from dlink_adapter.captioner.config import CaptionerConfig
+from dlink_adapter import load_bridge
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.schedules import alpha_bars
-from dlink_adapter.integrations.causal_lm import new_captioner
 from dlink_adapter.recipes import ablate_depth, depth_points
+from dlink_adapter.recipes.captioner_rows import CaptionerSteps
 
 
 @pytest.fixture
@@ -29,11 +28,10 @@ def test_the_packaged_config_at_toy_size(folder, tmp_path, capsys):
     found = json.loads((out / "depth.json").read_text())
     grid = [(point["method"], point["samples"], point["steps"], point["timestep"]) for point in found["points"]]
     plain = [(row, None, None, None) for row in ("raw", "raw, matched", "kernel_ridge", "kernel_ridge, matched")]
-    refined = ["diffusion_link", "diffusion_link, matched", "residual", "residual, matched"]
     expected = [("diffusion_link", 1, 1, timestep) for timestep in (0, 300, 1000)]
-    expected += [(row, 16, 1, timestep) for timestep in (0, 300, 1000) for row in refined]
+    expected += [("diffusion_link", 4, 1, timestep) for timestep in (0, 300, 1000)]
     expected += [("diffusion_link", 1, 4, timestep) for timestep in (0, 300, 1000)]
-    runs = [(name, samples) for name in ("no_topology", "no_text_branch") for samples in (1, 16)]
+    runs = [(name, samples) for name in ("no_topology", "no_text_branch") for samples in (1, 4)]
     expected += [(*run, 1, timestep) for run in runs for timestep in (0, 300, 1000)]
     assert grid == plain + expected
     levels = alpha_bars("cosine", 1000)
@@ -53,21 +51,20 @@ def test_the_packaged_config_at_toy_size(folder, tmp_path, capsys):
     assert capsys.readouterr().err.count("done before") == 5
 
 
-def test_captions_at_every_depth(folder, tmp_path, llama, make_link, monkeypatch):
+def test_captions_at_every_depth(demo_folder, tmp_path, monkeypatch, capsys):
     for module in (ablate_depth, depth_points):
         monkeypatch.setattr(module, "CAPTION_METRICS", ("rouge_l", "cider_d"))
-    config = CaptionerConfig(str(llama), prefix_tokens=2, hidden=16, tuning="frozen", max_caption_tokens=8)
-    new_captioner(make_link(), config).save_pretrained(tmp_path / "captioner")
-    options = {"pairs": folder, "captioner": tmp_path / "captioner", "steps": [1], "bridge_steps": 1, "baselines": []}
-    ablate_depth.main(**options, out=tmp_path / "out", timesteps=[0, 500])
-    found = json.loads((tmp_path / "out" / "depth.json").read_text())
+    embeddings, out = demo_folder / "embeddings", tmp_path / "out"
+    options = {
+        **{"pairs": embeddings / "pairs", "test": embeddings / "test", "llm": str(demo_folder / "llama")},
+        **{"text_embeddings": embeddings / "text.safetensors", "captions": embeddings / "text.txt"},
+        **{"steps": [1], "bridge_steps": 1, "baselines": [], "captioner_steps": CaptionerSteps(2, 2, 0)},
+    }
+    ablate_depth.main(**options, out=out, timesteps=[0, 500])
+    found = json.loads((out / "depth.json").read_text())
     captioned = [point for point in found["points"] if point["method"] == "captioner"]
     assert [point["timestep"] for point in captioned] == [0, 500]
     assert found["best"]["rouge_l"]["rouge_l"] == max(point["rouge_l"] for point in captioned)
-
-
-def test_a_captioner_whose_bridge_has_no_depth(folder, tmp_path, llama):
-    config = CaptionerConfig(str(llama), prefix_tokens=2, hidden=16, tuning="frozen")
-    new_captioner(Raw(Raw.config_class(16)), config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has a 'raw' bridge, which has no depth"):
-        depth_points.caption_points(tmp_path, PairedEmbeddings.open(folder), [0])
+    assert [load_bridge(out / "bridges" / f"timestep-{timestep}").timestep for timestep in (0, 500)] == [0, 500]
+    with pytest.raises(ValueError, match="give all of --llm, --text_embeddings and --captions"):
+        ablate_depth.main(**{**options, "captions": None}, out=tmp_path / "other")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dlink_adapter.captioner.choice import CANDIDATES
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.measure.gap import measure
@@ -30,7 +31,7 @@ def folder(tmp_path_factory, pairs):
     return folder
 
 
-@pytest.mark.parametrize("method", ["raw", "ridge", "diffusion_link", "regression", "moment_matched", "residual"])
+@pytest.mark.parametrize("method", ["raw", "ridge", "diffusion_link", "regression", "moment_matched"])
 @pytest.mark.parametrize("validated", [False, True])
 def test_every_kind(folder, tmp_path, method, validated, capsys):
     settings = ["--bridge.blocks", "2"] if method in ("diffusion_link", "regression") else []
@@ -47,6 +48,17 @@ def test_every_kind(folder, tmp_path, method, validated, capsys):
     if validated:
         held_out = PairedEmbeddings.open(folder / "val")
         assert after == pytest.approx(measure(bridge(held_out.audio), held_out.text, held_out.clip)["rmg"], abs=1e-4)
+
+
+def test_auto_keeps_the_best_and_says_why(folder, tmp_path, capsys):
+    command = ["train-bridge", "--pairs", str(folder / "pairs"), "--out", str(tmp_path), "--method", "auto"]
+    assert dlink([*command, "--bridge.blocks", "2"]) == 1
+    assert "auto fits each method with its default settings: leave out blocks" in capsys.readouterr().err
+    assert dlink([*command, "--fit.steps", "3"]) == 0
+    kept, shown = load_bridge(tmp_path), capsys.readouterr().out
+    assert f"\n{kept.name}: " in shown and "train captioners behind it with text_condition" in shown
+    assert all(f"\n{name} " in shown for name in CANDIDATES)
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "config.json", "model.safetensors"}
 
 
 def test_a_part_goes_on_any_base(folder, tmp_path, capsys):
