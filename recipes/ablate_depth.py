@@ -38,6 +38,7 @@ def main(
     llm: str | None = None,
     text_embeddings: Path | None = None,
     captions: Path | None = None,
+    quantize: str | None = None,
     out: Path = Path("dlink-depth"),
     timesteps: list[int] = TIMESTEPS,
     steps: list[int] = STEPS,
@@ -55,6 +56,7 @@ def main(
         llm: folder or hub id of a causal language model, to caption `test` at every depth.
         text_embeddings: for that, a .npy or .safetensors file of a row (dim,) for each caption to train on.
         captions: those captions, a text file with one a line.
+        quantize: nf4, fp4 or int8 tunes the language model by LoRA, quantised; without it, it is tuned in full.
         out: folder for the measurements, the figures and the bridges.
         timesteps: the depths.
         steps: network calls from a depth to the clean end, all of them with one sample.
@@ -64,34 +66,39 @@ def main(
         captioner_steps: steps of the captioners.
         seed: of the held-out clips and of the training.
     """
-    train, val, tested = _split(pairs, test, seed)
     baselines = [name for name in plain_methods() if name != PURE] if baselines is None else baselines
-    settings = {
-        **{"train": train.digest(), "test": tested.digest(), "llm": llm},
-        **{"timesteps": timesteps, "steps": steps, "baselines": baselines},
-        **{"bridge_steps": bridge_steps, "unet_steps": unet_steps, "seed": seed},
-    }
-    config = FitConfig(steps=bridge_steps, seed=seed)
-    study = DepthStudy(train, val, tested, config, timesteps, steps, unet_steps, out)
-    rows = {f"timestep {timestep}": Row(f"timestep-{timestep}", "bridged") for timestep in timesteps}
-    captioned = [name for name in (llm, text_embeddings, captions) if name is not None]
-    if len(captioned) in (1, 2):
+    tuned: dict[str, Any] = {"tuning": "lora" if quantize else "full", "quantize": quantize}
+    parts, fit = _split(pairs, test, seed), FitConfig(steps=bridge_steps, seed=seed)
+    study, captioners = DepthStudy(*parts, fit, timesteps, steps, unet_steps, out), None
+    if llm and text_embeddings and captions:
+        text, config = read_text_rows(text_embeddings, captions), CaptionerConfig(llm, **PREFIX, **tuned)
+        captioners = CaptionerRows(study.train, study.test, *text, config, captioner_steps, seed, out)
+    elif llm or text_embeddings or captions:
         raise ValueError("to caption, give all of --llm, --text_embeddings and --captions")
-    stages = Stages(out, len(baselines) + len(VARIANTS) + (CaptionerRows.stages(rows) if captioned else 0), settings)
-    points: list[Point] = []
+    settings = {**study.settings(), "baselines": baselines, "llm": llm, **tuned, **vars(captioner_steps)}
+    points = _points(study, baselines, captioners, settings)
+    best = {metric: _best(points, metric) for metric in (*METRICS, *CAPTION_METRICS) if _best(points, metric)}
+    write_atomically(out / "depth.json", json.dumps({"points": points, "best": best, "settings": settings}, indent=2))
+    _draw(points, best, out)
+    print(_table(best))
+
+
+def _table(best: dict[str, Point]) -> str:
+    rows = [(f"{metric:<18}{point[metric]:>8.3f}", point) for metric, point in best.items()]
+    return "\n".join(f"{row} at timestep {point['timestep']}, cosine {point['cosine']:.3f}" for row, point in rows)
+
+
+def _points(
+    study: DepthStudy, baselines: list[str], captioners: CaptionerRows | None, settings: dict[str, Any]
+) -> list[Point]:
+    rows = {f"timestep {timestep}": Row(f"timestep-{timestep}", "bridged") for timestep in study.timesteps}
+    count = len(baselines) + len(VARIANTS) + (CaptionerRows.stages(rows) if captioners else 0)
+    stages, points = Stages(study.out, count, settings), list[Point]()
     for name in baselines:
         points += stages(f"baseline-{name}", f"fit and measure: {name}", partial(study.baseline, name))
     for name in VARIANTS:
         points += stages(name, f"train and measure: {name}", partial(study.variant, name))
-    if llm and text_embeddings and captions:
-        config, text = CaptionerConfig(llm, tuning="full", **PREFIX), read_text_rows(text_embeddings, captions)
-        captioners = CaptionerRows(train, tested, *text, config, captioner_steps, seed, out)
-        points += study.captions(captioners, rows, stages)
-    best = {metric: _best(points, metric) for metric in (*METRICS, *CAPTION_METRICS) if _best(points, metric)}
-    write_atomically(out / "depth.json", json.dumps({"points": points, "best": best, "settings": settings}, indent=2))
-    _draw(points, best, out)
-    for metric, point in best.items():
-        print(f"{metric:<18}{point[metric]:>8.3f} at timestep {point['timestep']}, cosine {point['cosine']:.3f}")
+    return points + (study.captions(captioners, rows, stages) if captioners else [])
 
 
 def _split(pairs: Path, test: Path | None, seed: int) -> list[PairedEmbeddings]:

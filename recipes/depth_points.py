@@ -37,6 +37,12 @@ class DepthStudy:
     unet_steps: int
     out: Path
 
+    def settings(self) -> dict[str, Any]:
+        """What tells one study from another."""
+        digests = {name: getattr(self, name).digest() for name in ("train", "val", "test")}
+        grid = {"timesteps": self.timesteps, "steps": self.steps, "unet_steps": self.unet_steps}
+        return {**digests, **grid, "bridge_steps": self.config.steps, "seed": self.config.seed}
+
     def baseline(self, name: str) -> list[Point]:
         """The points of a method without a depth: plain, and matched."""
         bridge = self._fitted(name)

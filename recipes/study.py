@@ -13,15 +13,15 @@ pairs. A study that was stopped goes on where it was.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.captioner.config import CaptionerConfig
-from dlink_adapter.files import write_atomically
-from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, CaptionerSteps
+from dlink_adapter.files import keep_settings, write_atomically
+from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, CaptionerSteps, Row
 from dlink_adapter.recipes.study_parts import CONDITIONS, METHODS, Material, rows_of
 from dlink_adapter.recipes.study_report import plot_study, study_results, study_table
 from dlink_adapter.recipes.text_rows import read_text_rows
@@ -39,10 +39,9 @@ def main(
     val: Path | None = None,
     bridges: list[str] = METHODS,
     conditions: list[str] = CONDITIONS,
-    variants: dict[str, dict[str, Any]] | None = None,
-    seeds: list[int] = [0],  # noqa: B006 (jsonargparse shows it)
+    variants: dict[str, dict[str, Any]] = {},  # noqa: B006
+    seeds: list[int] = [0],  # noqa: B006
     screen: bool = False,
-    tuning: str = "full",
     quantize: str | None = None,
     bridge_steps: int = 1000,
     steps: CaptionerSteps = CaptionerSteps(),
@@ -62,36 +61,38 @@ def main(
         variants: more diffusion_link bridges by name, each with its settings.
         seeds: each is a whole study of its own, of bridges, order and noise.
         screen: stop before captions are trained.
-        tuning: of the language model: full, lora or frozen.
-        quantize: nf4, fp4 or int8, of a language model with LoRA.
+        quantize: nf4, fp4 or int8 tunes the language model by LoRA, quantised; without it, it is tuned in full.
         bridge_steps: optimiser steps of the networks.
         steps: those of the captioners.
     """
     data, tested = PairedEmbeddings.open(pairs), PairedEmbeddings.open(test)
     fitting, held_out = data.split((0.9, 0.1)) if val is None else (data, PairedEmbeddings.open(val))
-    text, lines = read_text_rows(text_embeddings, captions)
-    variants = variants or {}
-    rows = rows_of(bridges, conditions, list(variants))
-    settings = {"pairs": fitting.digest(), "test": tested.digest(), "val": held_out.digest(), "llm": llm}
-    settings |= {"tuning": tuning, "quantize": quantize, "bridge_steps": bridge_steps, "steps": asdict(steps)}
-    config = CaptionerConfig(llm, tuning=tuning, quantize=quantize, **PREFIX)
-    gaps: dict[int, Any] = {}
-    screened: dict[int, Any] = {}
-    said: dict[int, Any] = {}
-    for seed in seeds:
-        folder = out / f"seed-{seed}"
-        methods = list(dict.fromkeys(row.bridge for row in rows))
-        stages = Stages(folder, len(methods) + len(rows) * (1 if screen else 3), settings)
-        material = Material(fitting, held_out, tested, text, variants, bridge_steps, seed, folder / "bridges")
-        fits = {name: stages(f"bridge_{name}", f"fit {name}", partial(material.fit, name)) for name in methods}
-        gaps[seed] = fits
-        found = {row: stages(f"screen_{row.label}", f"read {row.label}", partial(material.screen, row)) for row in rows}
-        screened[seed] = {row.label: found[row]["reading_gain"] for row in rows}
-        if not screen:
-            tuned = {row.label: row._replace(sigma=found[row]["sigma"]) for row in rows}
-            said[seed] = CaptionerRows(fitting, tested, text, lines, config, steps, seed, folder).run(tuned, stages)
-    results = study_results(rows, gaps, screened, said, tested.captions) | {"settings": settings}
+    text, rows = read_text_rows(text_embeddings, captions), rows_of(bridges, conditions, variants)
+    material = Material(fitting, held_out, tested, text[0], variants, bridge_steps, 0, out)
+    config = CaptionerConfig(llm, tuning="lora" if quantize else "full", quantize=quantize, **PREFIX)
+    captioners = None if screen else CaptionerRows(fitting, tested, *text, config, steps, 0, out)
+    settings = {**material.settings(), "llm": llm, "quantize": quantize, "steps": asdict(steps)}
+    runs = {seed: _one_seed(seed, out / f"seed-{seed}", rows, material, captioners, settings) for seed in seeds}
+    results = study_results(rows, runs, tested.captions) | {"settings": settings}
     write_atomically(out / "study.json", json.dumps(results, indent=2))
     print(study_table(results))
-    if said:
+    if not screen:
         plot_study(out / "study.png", results)
+
+
+def _one_seed(
+    seed: int, out: Path, rows: list[Row], material: Material, captioners: CaptionerRows | None, settings: Any
+) -> dict[str, Any]:
+    """The gap of each bridge; of each row, by label, the reading gain and the captions, if any."""
+    methods = list(dict.fromkeys(row.bridge for row in rows))
+    stages = Stages(out, len(methods) + len(rows) * (3 if captioners else 1), settings)
+    for name, variant in material.variants.items():
+        keep_settings(out / "stages" / f"variant_{name}.json", variant, f"{out} holds {name}")
+    material = replace(material, seed=seed, folder=out / "bridges")
+    gap = {name: stages(f"bridge_{name}", f"fit {name}", partial(material.fit, name)) for name in methods}
+    found = {row: stages(f"screen_{row.label}", f"read {row.label}", partial(material.screen, row)) for row in rows}
+    run = {"gap": gap, "reading_gain": {row.label: found[row]["reading_gain"] for row in rows}}
+    if captioners is None:
+        return run
+    tuned = {row.label: row._replace(sigma=found[row]["sigma"]) for row in rows}
+    return run | {"said": replace(captioners, seed=seed, out=out).run(tuned, stages)}

@@ -1,6 +1,6 @@
 """What `dlink study` does before any captioner is trained: its rows, their bridges, and the fast screen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ SIGMAS = (0.02, 0.05, 0.1, 0.15, 0.2)  # of the condition gaussian
 SCREENED = 4096  # captions that the reader learns from
 
 
-def rows_of(bridges: Sequence[str], conditions: Sequence[str], variants: Sequence[str]) -> list[Row]:
+def rows_of(bridges: Sequence[str], conditions: Sequence[str], variants: Iterable[str]) -> list[Row]:
     """Every bridge in every condition, and raw with clean captions, which the others are compared with.
 
     Raises ValueError on an unknown name, and on a variant with the name of a bridge.
@@ -50,6 +50,11 @@ class Material:
     steps: int
     seed: int
     folder: Path
+
+    def settings(self) -> dict[str, Any]:
+        """What tells one study from another."""
+        digests = {name: getattr(self, name).digest() for name in ("pairs", "val", "test")}
+        return {**digests, "bridge_steps": self.steps}
 
     def fit(self, name: str) -> dict[str, float]:
         """Fit a bridge; returns the gap that it leaves on the test clips."""

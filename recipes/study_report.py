@@ -13,27 +13,25 @@ from dlink_adapter.recipes.captioner_rows import SETUPS, Row
 from dlink_adapter.recipes.study_parts import LINK, METHODS
 
 RAW = Row("raw", "clean")
-Said = dict[int, dict[str, dict[str, list[str]]]]  # captions by seed, label and set-up
+Said = dict[str, dict[str, list[str]]]  # captions by label and set-up
 
 
-def study_results(
-    rows: Sequence[Row], gaps: dict[int, Any], screened: dict[int, Any], said: Said, references: list[list[str]]
-) -> dict[str, Any]:
-    """The content of study.json: gaps by bridge, reading gains and scores by row, means over the seeds."""
-    over_seeds = {
-        "gap": {
-            bridge: {name: _mean([of_seed[bridge][name] for of_seed in gaps.values()]) for name in metrics}
-            for bridge, metrics in next(iter(gaps.values())).items()
-        },
-        "reading_gain": {row.label: _mean([of_seed[row.label] for of_seed in screened.values()]) for row in rows},
+def study_results(rows: Sequence[Row], runs: dict[int, Any], references: list[list[str]]) -> dict[str, Any]:
+    """The content of study.json, given what was found by seed: gaps by bridge; reading gains and scores by row."""
+    first, *_ = runs.values()
+    gap = {
+        bridge: {name: _mean([run["gap"][bridge][name] for run in runs.values()]) for name in metrics}
+        for bridge, metrics in first["gap"].items()
     }
-    return over_seeds | {"captions": _captions(rows, said, references) if said else {}, "seeds": list(gaps)}
+    gains = {row.label: _mean([run["reading_gain"][row.label] for run in runs.values()]) for row in rows}
+    captions = _captions(rows, [run["said"] for run in runs.values()], references) if "said" in first else {}
+    return {"gap": gap, "reading_gain": gains, "captions": captions, "seeds": list(runs)}
 
 
-def _captions(rows: Sequence[Row], said: Said, references: list[list[str]]) -> dict[str, Any]:
+def _captions(rows: Sequence[Row], said: list[Said], references: list[list[str]]) -> dict[str, Any]:
     """CIDEr-D by set-up and row, its interval, the headroom that it closes, and its differences from other rows."""
     clips = {
-        setup: {row: _per_clip([of_seed[row.label][setup] for of_seed in said.values()], references) for row in rows}
+        setup: {row: _per_clip([of_seed[row.label][setup] for of_seed in said], references) for row in rows}
         for setup in SETUPS
     }
     raw, heard = (clips[setup][RAW].mean() for setup in SETUPS)

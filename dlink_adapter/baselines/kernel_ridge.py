@@ -6,8 +6,8 @@ from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.closed_form import ClosedForm
 from dlink_adapter.bridge.config import DimConfig
+from dlink_adapter.bridge.press import RidgeFit, press_ridge
 from dlink_adapter.data.embeddings import PairedEmbeddings
-from dlink_adapter.measure.press import RidgeFit, press_ridge
 
 SHARPNESS = (1 / 64, 1 / 16, 0.25, 0.5, 1.0, 2.0, 4.0)  # from next to linear on
 LANDMARKS = 1024

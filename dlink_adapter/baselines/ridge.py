@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dlink_adapter.baselines.closed_form import LinearBridge
-from dlink_adapter.measure.press import press_ridge
+from dlink_adapter.bridge.press import press_ridge
 
 
 class Ridge(LinearBridge):

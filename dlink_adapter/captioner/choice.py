@@ -8,10 +8,10 @@ from torch import Generator, Tensor
 
 from dlink_adapter.baselines.closed_form import ClosedForm
 from dlink_adapter.bridge.base import Bridge
+from dlink_adapter.bridge.reader import reading_gains
 from dlink_adapter.captioner.conditions import Bridged, PseudoAudio, TextCondition
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.measure.gap import measure
-from dlink_adapter.measure.reader import reading_gains
 from dlink_adapter.registry import new_bridge
 from dlink_adapter.training.descent import FitConfig
 from dlink_adapter.training.fit import fit
@@ -51,7 +51,7 @@ def choose_bridge(
 ) -> Choice:
     """Fit the candidates, compare them on held-out clips, and keep one.
 
-    It is the one with the highest reading gain (`measure.reader`) in its better condition. A network is kept only where
+    It is the one with the highest reading gain (`bridge.reader`) in its better condition. A network is kept only where
     it is ahead of the best method without one by more than one standard error over the clips.
 
     Args:

@@ -18,9 +18,9 @@ from torch.nn.functional import normalize
 
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.bridge.noise import Draws, normal
+from dlink_adapter.bridge.press import press_ridge
 from dlink_adapter.bridge.space import EmbeddingSpace
 from dlink_adapter.data.embeddings import PairedEmbeddings
-from dlink_adapter.measure.press import press_ridge
 
 EXEMPLARS = 2048  # pairs whose errors are kept
 FITTED_ON = 16384  # pairs, at most

@@ -8,9 +8,9 @@ difference that is left between the two clouds.
 from collections.abc import Sequence
 
 from dlink_adapter.bridge.base import TrainedBridge
+from dlink_adapter.bridge.reader import reading_gains
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.config import BridgeConfig
-from dlink_adapter.measure.reader import reading_gains
 
 COSINES = (0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the noised embedding with the clean one
 MAX_CLIPS = 4096  # that are looked at; of the training captions as many

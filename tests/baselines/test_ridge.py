@@ -6,8 +6,8 @@ from sklearn.linear_model import Ridge as Reference
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.ridge import Ridge
+from dlink_adapter.bridge.press import STRENGTHS
 from dlink_adapter.data.embeddings import PairedEmbeddings
-from dlink_adapter.measure.press import STRENGTHS
 
 
 def fitted(audio, text):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dlink_adapter.bridge.reader import reading_gains
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.calibrate import COSINES, best_config
 from dlink_adapter.diffusion_link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.measure.reader import reading_gains
 from dlink_adapter.training.fit import FitConfig
 
 

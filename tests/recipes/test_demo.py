@@ -12,6 +12,7 @@ from dlink_adapter.extract.encoders import load_encoder
 from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes import demo
+from dlink_adapter.recipes.captioner_rows import CaptionerRows
 from dlink_adapter.recipes.demo_parts import FAST, make_clap
 from dlink_adapter.recipes.demo_report import EXAMPLES
 from dlink_adapter.soundscapes.world import World
@@ -32,7 +33,8 @@ def test_results_hold_every_method_and_setup(demo_folder):
             for metric in (name for name, value in scores.items() if value is None):
                 assert results["not_run"][metric]
     assert all(set(gap) >= GAP_METRICS for gap in results["gap"].values())
-    assert {"embeddings", "bridges", "llama", "captions_bridge_pseudo_audio", "scores"} <= set(results["seconds"])
+    stages = {"embeddings", "bridges", "llama", "start", "text_clean", "captions_ridge+clean", "scores"}
+    assert stages <= set(results["seconds"])
     assert results["seed"] == 0 and {"torch", "transformers"} <= set(results["versions"])
 
 
@@ -56,11 +58,16 @@ def test_the_bridge_is_saved_with_the_gap_it_closed(demo_folder):
     assert "gap before and after" in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("method", "condition"), [("ridge", "clean"), ("bridge", "bridged"), ("raw_pseudo_audio", "pseudo_audio")]
-)
-def test_a_captioner_says_which_text_condition_it_was_trained_with(demo_folder, method, condition):
-    folder = demo_folder / "captioners" / method / "zero_shot"
+def test_rows_share_the_training_on_text_that_no_bridge_has_a_part_in(demo_folder):
+    made = {folder.name for folder in (demo_folder / "captioners").iterdir()}
+    assert made == {"start", *(row.text_training for row in demo.METHODS.values())}
+    assert {row.text_training for name, row in demo.METHODS.items() if row.condition == "clean"} == {"clean"}
+
+
+@pytest.mark.parametrize("method", ["ridge", "bridge", "raw_pseudo_audio"])
+def test_a_captioner_says_which_text_condition_it_was_trained_with(demo_folder, method):
+    row = demo.METHODS[method]
+    folder, condition = demo_folder / "captioners" / row.text_training, row.condition
     assert read_captioner_config(folder).text_condition == condition
     assert f"stood in for audio as: {condition}." in (folder / "README.md").read_text()
     assert load_captioner(folder).text_condition.training_rows == (64 if condition == "pseudo_audio" else 0)
@@ -69,7 +76,7 @@ def test_a_captioner_says_which_text_condition_it_was_trained_with(demo_folder, 
 def test_done_stages_are_not_done_again(demo_folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")}
     demo.main(demo_folder, fast=True)
-    assert capsys.readouterr().err.count("done before") == 5 + len(demo.METHODS)
+    assert capsys.readouterr().err.count("done before") == 4 + CaptionerRows.stages(demo.METHODS)
     assert {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")} == before
 
 

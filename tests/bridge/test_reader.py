@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dlink_adapter.measure.reader import reading_gains
+from dlink_adapter.bridge.reader import reading_gains
 
 DIM, ROWS = 48, 6000
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge as Reference
 
-from dlink_adapter.measure import press
-from dlink_adapter.measure.press import press_ridge
+from dlink_adapter.bridge import press
+from dlink_adapter.bridge.press import press_ridge
 
 
 @pytest.fixture

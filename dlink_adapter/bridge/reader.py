@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dlink_adapter.measure.press import press_ridge
+from dlink_adapter.bridge.press import press_ridge
 
 LEAST_VARIANCE = 1e-3  # of the directions that are read, as a share of the largest
 SURE = 0.1  # the smallest standard deviation of the errors, that of text being 1: no captioner is surer
