@@ -24,13 +24,13 @@ SCREENED = 4096  # captions that the reader learns from
 def rows_of(bridges: Sequence[str], conditions: Sequence[str], variants: Iterable[str]) -> list[Row]:
     """Every bridge in every condition, and raw with clean captions, which the others are compared with.
 
-    Raises ValueError on an unknown name, and on a variant with the name of a bridge.
+    Raises ValueError on an unknown name, and on a variant with the name of a bridge or one that is no identifier.
     """
     for given, known in ((bridges, BRIDGES), (conditions, TEXT_CONDITIONS)):
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f"unknown {', '.join(unknown)}; known: {', '.join(known)}")
-    if clash := sorted(set(variants) & set(BRIDGES)):
-        raise ValueError(f"a variant needs a name of its own: {', '.join(clash)} is a bridge")
+    if bad := sorted(name for name in variants if name in BRIDGES or not name.isidentifier()):
+        raise ValueError(f"a variant needs a name of its own, of letters, digits and _: {', '.join(bad)}")
     rows = [Row(bridge, condition) for condition in conditions for bridge in (*bridges, *variants)]
     return list(dict.fromkeys([Row("raw", "clean"), *rows]))
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from dlink_adapter import BRIDGES
 from dlink_adapter.measure.caption_metrics import score
 from dlink_adapter.measure.plots import plot_caption_scores
 from dlink_adapter.measure.significance import Floats, over_clips_and_seeds
 from dlink_adapter.recipes.captioner_rows import SETUPS, Row
-from dlink_adapter.recipes.study_parts import LINK, METHODS
+from dlink_adapter.recipes.study_parts import LINK
 
 RAW = Row("raw", "clean")
 Said = dict[str, dict[str, list[str]]]  # captions by label and set-up
@@ -40,7 +41,7 @@ def _captions(rows: Sequence[Row], said: list[Said], references: list[list[str]]
             row.label: {
                 "cider_d": float(of_row.mean()),
                 "interval": over_clips_and_seeds(of_row),
-                "headroom_closed": float((of_row.mean() - raw) / (heard - raw)),
+                "headroom_closed": float((of_row.mean() - raw) / (heard - raw)) if heard != raw else None,
                 "minus": {
                     other.label: _difference(of_row, clips[setup][other]) for other in _beside(row, clips[setup])
                 },
@@ -59,7 +60,7 @@ def _per_clip(captions: list[list[str]], references: list[list[str]]) -> Floats:
 def _beside(row: Row, clips: dict[Row, Floats]) -> list[Row]:
     """Raw with clean captions; with the row's own condition the link, and the best bridge that is no diffusion."""
     same = [other for other in clips if other.condition == row.condition]
-    known = [other for other in same if other.bridge in METHODS and other.bridge != LINK]
+    known = [other for other in same if other.bridge in BRIDGES and other.bridge != LINK]
     best = max(known, key=lambda other: clips[other].mean(), default=RAW)
     link = [other for other in same if other.bridge == LINK]
     return [other for other in dict.fromkeys([RAW, *link, best]) if other != row]
@@ -86,7 +87,8 @@ def study_table(results: dict[str, Any]) -> str:
         for of_setup in captions.values():
             low, high = of_setup[label]["interval"]
             line += f"{of_setup[label]['cider_d']:>22.3f}{f'[{low:.3f}, {high:.3f}]':>16}"
-            line += f"{of_setup[label]['headroom_closed']:>10.0%}"
+            closed = of_setup[label]["headroom_closed"]
+            line += f"{'-' if closed is None else f'{closed:.0%}':>10}"
         lines.append(line)
     return "\n".join(lines)
 

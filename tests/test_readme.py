@@ -46,6 +46,7 @@ def test_commands_run_one_after_the_other(tmp_path, demo_folder, audiocaps_folde
     shorter = {
         "train-bridge": ["--fit.steps", "2"],
         "train-captioner": ["--training.steps", "2"],
+        "study": ["--bridge_steps", "2"],
         "audiocaps": ["--methods", "[raw]", *parts, *configs, "--supervised", "audiocaps/audio.yaml"],
     }
     for command in (command for command in DLINK if not command.startswith("dlink demo")):

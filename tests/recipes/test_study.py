@@ -105,7 +105,7 @@ def test_what_it_refuses(arguments):
         rows_of(["ridg"], ["clean"], [])
     with pytest.raises(ValueError, match="unknown noisy; known: clean"):
         rows_of(["ridge"], ["noisy"], [])
-    with pytest.raises(ValueError, match="a variant needs a name of its own: ridge is a bridge"):
-        rows_of(["ridge"], ["clean"], ["ridge"])
+    with pytest.raises(ValueError, match="a variant needs a name of its own, of letters, digits and _: a/b, ridge"):
+        rows_of(["ridge"], ["clean"], ["ridge", "deep", "a/b"])
     with pytest.raises(ValueError, match="other settings"):
         study.main(**{**arguments, "bridge_steps": 6})
