@@ -14,7 +14,7 @@ from dlink_adapter.soundscapes.named import share_right
 from dlink_adapter.soundscapes.world import World
 
 EXAMPLES = 20
-SHOWN = "bridge_pseudo_audio"  # the method of the examples and of the captioner that `dlink caption` takes
+SHOWN = "bridge"  # the method of the examples and of the captioner that `dlink caption` takes
 
 
 def report(world: World, captions: dict[str, dict[str, list[str]]], shown: Path, out: Path) -> dict[str, Any]:
