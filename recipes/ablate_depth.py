@@ -101,14 +101,15 @@ def _points(
     return points + (study.captions(captioners, rows, stages) if captioners else [])
 
 
-def _split(pairs: Path, test: Path | None, seed: int) -> list[PairedEmbeddings]:
+def _split(pairs: Path, test: Path | None, seed: int) -> tuple[PairedEmbeddings, PairedEmbeddings, PairedEmbeddings]:
     """Train, val and test; without test pairs, a fifth of the clips."""
     fitting = PairedEmbeddings.open(pairs)
     if test is None:
         fitting, tested = fitting.split((0.8, 0.2), seed=seed)
     else:
         tested = PairedEmbeddings.open(test)
-    return [*fitting.split((0.9, 0.1), seed=seed), tested]
+    train, val = fitting.split((0.9, 0.1), seed=seed)
+    return train, val, tested
 
 
 def _best(points: list[Point], metric: str) -> Point:

@@ -89,9 +89,8 @@ def main(
 def _captioners(size: Size, seed: int, encoder: str, quantize: str | None, out: Path) -> CaptionerRows:
     embeddings = out / "embeddings"
     pairs, test = (PairedEmbeddings.open(embeddings / name) for name in ("pairs", "test"))
-    tuning = "lora" if quantize else "full"
-    named = {"encoder": "clap", "encoder_path": encoder}
-    config = CaptionerConfig(str(out / "llama"), tuning=tuning, quantize=quantize, **named, **PREFIX)
+    tuned = {"tuning": "lora" if quantize else "full", "quantize": quantize}
+    config = CaptionerConfig(str(out / "llama"), **PREFIX | tuned, encoder="clap", encoder_path=encoder)
     text = read_text_rows(embeddings / "text.safetensors", embeddings / "text.txt")
     return CaptionerRows(pairs, test, *text, config, size.captioner_steps, seed, out)
 

@@ -65,7 +65,7 @@ def main(
             rmtree(out / "candidates")
             print(f"{choice.table()}\n{out}: train captioners behind it with text_condition {choice.condition}")
         return
-    model = new_bridge(method, data.dim, settings)
+    model = new_bridge(method, settings.get("dim", data.dim), settings)
     found = model.fit(data, val=held_out, config=fit, out=out)
     if main_process:
         print(f"{method} of dim {model.dim}, fitted on {data.clips} clips with {len(data)} captions: {out}")

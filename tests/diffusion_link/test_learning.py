@@ -89,5 +89,5 @@ def test_the_loss_without_the_topology_term_leaves_the_geometry_further_off(new)
     for weight in (0.0, 10.0):
         link = DiffusionLink(BridgeConfig(DIM, time_dim=32, dropout=0.0, topology_weight=weight))
         found = link.fit(curved_pairs(1000, 0), config=FitConfig(steps=300, lr=3e-3), progress=False)
-        ends[weight] = found["losses"]["diffusion_link"]["topology"]
+        ends[weight] = found["losses"]["topology"]
     assert ends[10.0] < 0.8 * ends[0.0]

@@ -84,6 +84,8 @@ def test_a_step_of_the_rest(audiocaps_folder, demo_folder, tmp_path, capsys):
     step("train-bridge", "--config", config("bridge"), "--pairs", embedded / "pairs", "--val", embedded / "val",
          "--fit.steps", 1, "--out", tmp_path / "bridge")  # fmt: skip
     step("ablate-depth", "--config", config("depth"), "--pairs", embedded / "pairs", "--test", embedded / "test",
-         "--captioner", demo_folder, "--bridge_steps", 1, "--timesteps", "[200, 1000]", "--baselines", "[raw]",
+         "--llm", demo_folder / "llama", "--text_embeddings", embedded / "text.safetensors",
+         "--captions", embedded / "text.txt", "--captioner_steps", "{start: 1, text: 1, audio: 0}",
+         "--bridge_steps", 1, "--timesteps", "[200, 1000]", "--baselines", "[raw]",
          "--out", tmp_path / "depth")  # fmt: skip
     assert (tmp_path / "depth" / "depth.png").is_file()

@@ -72,7 +72,7 @@ def test_every_kind_of_file(extracted, media, demo_folder):
 def test_info(extracted, demo_folder, capsys):
     embeddings.main("info", extracted)
     said = capsys.readouterr().out
-    for line in ("pairs          16", "dim 192, float32, 2 shards", "missing        1", "captions/clip  2.0 (2 to 2)"):
+    for line in ("pairs          16", "dim 256, float32, 2 shards", "missing        1", "captions/clip  2.0 (2 to 2)"):
         assert line in said
     embeddings.main("info", demo_folder / "embeddings" / "pairs")
     assert "fingerprint    " in capsys.readouterr().out

@@ -22,7 +22,7 @@ def run(tmp_path_factory):
 
 
 def test_the_model_comes_with_its_card_its_scores_and_its_log(run):
-    assert load_encoder("clap", str(run / "clap")).dim == 192
+    assert load_encoder("clap", str(run / "clap")).dim == 256
     record = json.loads((run / "clap" / "scores.json").read_text())
     assert 0 <= record["scores"]["r_at_1"] <= record["scores"]["r_at_10"] <= 1
     assert record["settings"]["training"]["steps"] == 6 and record["settings"]["scenes"] == 24
