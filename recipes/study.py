@@ -7,9 +7,11 @@ dlink study ... --variants '{"deep": {"cosine": 0.5}, "no_topology": {"topology_
 
 A row is a bridge and a text condition. For each seed every bridge is fitted on the same pairs and calibrated on the
 same held-out ones, and a captioner is trained in every condition behind it, on the same text and then on the audio of
-the pairs, in the same steps. The output folder holds study.json, study.png, bridges and captioners. Headroom closed is
-(score - raw) / (supervised - raw), both without a bridge and with clean captions: 1 is a captioner that heard the
-pairs. A study that was stopped goes on where it was.
+the pairs, in the same steps. The reader of --screen orders conditions behind a bridge; it does not tell bridges apart.
+
+The output folder holds study.json, study.png, bridges and captioners. Headroom closed is (score - raw) / (supervised -
+raw), both without a bridge and with clean captions: 1 is a captioner that heard the pairs. A study that was stopped
+goes on where it was.
 """
 
 import json

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from dlink_adapter import BRIDGES, FitConfig, PairedEmbeddings, load_bridge
-from dlink_adapter.captioner.choice import gains_behind
 from dlink_adapter.captioner.conditions import TEXT_CONDITIONS, PseudoAudio
+from dlink_adapter.captioner.screen import gains_behind
 from dlink_adapter.measure.gap import HEADLINE, measure
 from dlink_adapter.recipes.captioner_rows import Row
 from dlink_adapter.registry import new_bridge

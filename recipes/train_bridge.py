@@ -48,7 +48,7 @@ def main(
         out: folder for the bridge.
         val: folder of PairedEmbeddings to calibrate on and to measure the gap on; without it, a share of the clips of
             `pairs` is held out for that.
-        method: name of a bridge; or auto, which fits several and keeps the one that captioners would do best behind.
+        method: name of a bridge; or auto, which fits several and keeps the one that does best on held-out pairs.
         base: name of the bridge that moment_matched is put on; by default diffusion_link.
         bridge: settings of the method.
         fit: settings of the training; batch_size is over all processes.
@@ -63,7 +63,7 @@ def main(
         if main_process:
             choice.bridge.save_pretrained(out)
             rmtree(out / "candidates")
-            print(f"{choice.table()}\n{out}: train captioners behind it with text_condition {choice.condition}")
+            print(f"{choice.table()}\n{out}")
         return
     model = new_bridge(method, settings.get("dim", data.dim), settings)
     found = model.fit(data, val=held_out, config=fit, out=out)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dlink_adapter.captioner.choice import _decide, choose_bridge
+from dlink_adapter.captioner.choice import _decide, _scores, choose_bridge
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.registry import new_bridge
 from dlink_adapter.training.fit import FitConfig
@@ -21,13 +21,21 @@ def test_where_a_rotation_is_needed_ridge_is_kept(rotated):
     choice = choose_bridge(rotated, candidates=("mean_shift", "ridge"), config=FEW, progress=False)
     assert choice.bridge.name == "ridge" and choice.bridge.is_fitted
     of_ridge, of_shift = (choice.measured[name] for name in ("ridge", "mean_shift"))
-    assert of_ridge["r_at_1"] > 0.9 > 0.2 > of_shift["r_at_1"] and of_ridge[choice.condition] > of_shift["bridged"]
+    assert of_ridge["r_at_1"] > 0.9 > 0.2 > of_shift["r_at_1"] and of_ridge["score"] > 1.8 > 1.2 > of_shift["score"]
     assert choice.reason in choice.table() and "ridge" in choice.reason
 
 
 def test_a_network_that_hardly_learned_is_not_kept(rotated):
     choice = choose_bridge(rotated, candidates=("ridge", "diffusion_link"), config=FEW, progress=False)
     assert choice.bridge.name == "ridge"
+
+
+def test_the_score_is_cosine_and_reciprocal_rank():
+    text = torch.eye(4)[:2]
+    bridged = torch.tensor([[0.6, 0.8, 0.0, 0.0], [0.0, 0.6, 0.8, 0.0]])
+    others = torch.tensor([[0.0, 0.0, 2.0, 0.0], [0.0, 0.0, 0.0, 3.0]])
+    expected = [0.6 + 1 / 2, 0.6 + 1 / 2]  # the other caption is nearer to the first, one of the training to the second
+    torch.testing.assert_close(_scores(bridged, text, others), torch.tensor(expected))
 
 
 def test_held_out_pairs_may_be_given(rotated, tmp_path):
@@ -42,7 +50,7 @@ def test_held_out_pairs_may_be_given(rotated, tmp_path):
     [
         (0.5, "diffusion_link", "0.500 ± 0.100 ahead of ridge"),
         (0.05, "ridge", "diffusion_link is ahead by 0.050 ± 0.100, no more than one standard error"),
-        (-0.5, "ridge", "ridge: the highest reading gain"),
+        (-0.5, "ridge", "ridge: the highest score"),
     ],
 )
 def test_a_network_has_to_be_ahead_by_more_than_a_standard_error(ahead, kept, reason):
