@@ -1,6 +1,6 @@
 """What a zero-shot captioner would make of a text condition behind a bridge, said in a second by a closed-form reader.
 
-It orders conditions, and depths, behind one bridge. Between bridges under one condition it does not agree with captions.
+It orders conditions, and depths, behind one bridge. Between bridges under one condition it and captions do not agree.
 """
 
 import torch
