@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 from dlink_adapter.baselines.closed_form import ClosedForm
 from dlink_adapter.bridge.base import Bridge
@@ -48,8 +48,8 @@ def choose_bridge(
 ) -> Choice:
     """Fit the candidates, compare them on held-out clips, and keep one.
 
-    The score of a clip is the cosine of bridged audio and its caption, which tells the gap, plus the reciprocal rank of
-    that caption among the held-out and the training ones, which tells what was lost. The best mean is kept; a network
+    The score of a clip is the cosine of bridged audio and its caption, centred on the mean of text, which predicts
+    captions (arXiv 2604.00279), plus the reciprocal rank of that caption among the held-out and the training ones. The best mean is kept; a network
     only where it is ahead of the best method without one by more than one standard error over the clips.
 
     Args:
@@ -75,11 +75,12 @@ def choose_bridge(
 
 
 def _scores(bridged: Tensor, text: Tensor, others: Tensor) -> Tensor:
-    """(n,) cosine of each row with its own text, and the reciprocal rank of that text among all and `others`."""
+    """(n,) centred cosine of each row with its own text, plus the reciprocal rank of that text among all of them."""
     text, others = (normalize(rows.float(), dim=-1) for rows in (text, others))
     own = (bridged * text).sum(-1, keepdim=True)
     closer = torch.cat([bridged @ text.T > own + 1e-6, bridged @ others.T > own + 1e-6], dim=1)
-    return own.squeeze(-1) + 1 / (1 + closer.sum(-1))
+    mean = others.mean(0)
+    return cosine_similarity(bridged - mean, text - mean) + 1 / (1 + closer.sum(-1))
 
 
 def _decide(gains: dict[str, Tensor], bridges: dict[str, Bridge]) -> tuple[str, str]:
