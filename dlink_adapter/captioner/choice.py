@@ -49,8 +49,8 @@ def choose_bridge(
     """Fit the candidates, compare them on held-out clips, and keep one.
 
     The score of a clip is the cosine of bridged audio and its caption, centred on the mean of text, which predicts
-    captions (arXiv 2604.00279), plus the reciprocal rank of that caption among the held-out and the training ones. The best mean is kept; a network
-    only where it is ahead of the best method without one by more than one standard error over the clips.
+    captions (arXiv 2604.00279), plus the reciprocal rank of that caption among the held-out and the training ones. The
+    best mean is kept; a network only where it is ahead of the best method without one by more than one standard error.
 
     Args:
         pairs, val, config: as for `fit`; without `val` a share of the clips is held out from all.
