@@ -3,13 +3,13 @@ from .attachment.attach import bridge_state_dict as bridge_state_dict
 from .attachment.attach import detach as detach
 from .attachment.attach import disabled as disabled
 from .attachment.attach import mark_only_bridge_trainable as mark_only_bridge_trainable
-from .captioner.choice import choose_bridge as choose_bridge
 from .data.embeddings import PairedEmbeddings as PairedEmbeddings
 from .diffusion_link.config import BridgeConfig as BridgeConfig
 from .diffusion_link.link import DiffusionLink as DiffusionLink
 from .registry import BRIDGES as BRIDGES
 from .registry import load_bridge as load_bridge
 from .registry import new_bridge as new_bridge
+from .training.choice import choose_bridge as choose_bridge
 from .training.descent import FitConfig as FitConfig
 from .training.fit import fit as fit
 

@@ -75,7 +75,7 @@ def main(
         captioners = CaptionerRows(study.train, study.test, *text, config, captioner_steps, seed, out)
     elif llm or text_embeddings or captions:
         raise ValueError("to caption, give all of --llm, --text_embeddings and --captions")
-    settings = {**study.settings(), "baselines": baselines, "llm": llm, **tuned, **vars(captioner_steps)}
+    settings = {**study.settings(), "baselines": baselines, **(captioners.settings() if captioners else {})}
     points = _points(study, baselines, captioners, settings)
     best = {metric: _best(points, metric) for metric in (*METRICS, *CAPTION_METRICS) if _best(points, metric)}
     write_atomically(out / "depth.json", json.dumps({"points": points, "best": best, "settings": settings}, indent=2))

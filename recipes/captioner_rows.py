@@ -4,8 +4,9 @@ All start from one that has learned to read the embeddings of captions as they a
 alone (zero-shot) and then on audio (supervised), in the same number of steps on the same captions in the same order.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +82,12 @@ class CaptionerRows:
     seed: int
     out: Path
 
+    def settings(self) -> dict[str, Any]:
+        """What tells one comparison from another, beside the pairs and the test clips."""
+        text = hashlib.sha256("\n".join(self.captions).encode() + self.text.contiguous().numpy().tobytes())
+        of_llm = {"llm": self.config.base_model, "quantize": self.config.quantize}
+        return {**of_llm, "steps": asdict(self.steps), "text": text.hexdigest()}
+
     @staticmethod
     def stages(rows: dict[str, Row]) -> int:
         """How many stages `run` has."""
@@ -91,7 +98,10 @@ class CaptionerRows:
         made = self.out / "captioners"
         first = next(iter(rows.values()))
         stages("start", "teach a captioner to read embeddings", partial(self._start, first), made / "start")
-        for name, row in {row.text_training: row for row in rows.values()}.items():
+        trained: dict[str, Row] = {}
+        for row in rows.values():
+            trained.setdefault(row.text_training, row)  # behind the first that shares it
+        for name, row in trained.items():
             title = f"train on text: {name.replace('_', ' ')}"
             stages(f"text_{name}", title, partial(self._text_only, row), made / name)
         said = {}

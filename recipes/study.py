@@ -2,7 +2,7 @@
 
 dlink study --pairs dlink-demo/embeddings/pairs --test dlink-demo/embeddings/test --llm dlink-demo/llama \
     --text_embeddings dlink-demo/embeddings/text.safetensors --captions dlink-demo/embeddings/text.txt
-dlink study ... --screen                      # no captions: what a closed-form reader makes of every row, in a minute
+dlink study ... --screen                      # no captioners: what a closed-form reader makes of every row
 dlink study ... --variants '{"deep": {"cosine": 0.5}, "no_topology": {"topology_weight": 0}}' --seeds "[0, 1, 2]"
 
 A row is a bridge and a text condition. For each seed every bridge is fitted on the same pairs and calibrated on the
@@ -15,7 +15,7 @@ goes on where it was.
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,10 @@ def main(
     text, rows = read_text_rows(text_embeddings, captions), rows_of(bridges, conditions, variants)
     material = Material(fitting, held_out, tested, text[0], variants, bridge_steps, 0, out)
     config = CaptionerConfig(llm, tuning="lora" if quantize else "full", quantize=quantize, **PREFIX)
-    captioners = None if screen else CaptionerRows(fitting, tested, *text, config, steps, 0, out)
-    settings = {**material.settings(), "llm": llm, "quantize": quantize, "steps": asdict(steps)}
-    runs = {seed: _one_seed(seed, out / f"seed-{seed}", rows, material, captioners, settings) for seed in seeds}
+    captioners = CaptionerRows(fitting, tested, *text, config, steps, 0, out)
+    settings = {**material.settings(), **captioners.settings()}
+    work = partial(_one_seed, rows, material, None if screen else captioners, settings)
+    runs = {seed: work(seed, out / f"seed-{seed}") for seed in seeds}
     results = study_results(rows, runs, tested.captions) | {"settings": settings}
     write_atomically(out / "study.json", json.dumps(results, indent=2))
     print(study_table(results))
@@ -83,11 +84,11 @@ def main(
 
 
 def _one_seed(
-    seed: int, out: Path, rows: list[Row], material: Material, captioners: CaptionerRows | None, settings: Any
+    rows: list[Row], material: Material, captioners: CaptionerRows | None, settings: Any, seed: int, out: Path
 ) -> dict[str, Any]:
     """The gap of each bridge; of each row, by label, the reading gain and the captions, if any."""
     methods = list(dict.fromkeys(row.bridge for row in rows))
-    stages = Stages(out, len(methods) + len(rows) * (3 if captioners else 1), settings)
+    stages = Stages(out, len(methods) + len(rows), settings)
     for name, variant in material.variants.items():
         keep_settings(out / "stages" / f"variant_{name}.json", variant, f"{out} holds {name}")
     material = replace(material, seed=seed, folder=out / "bridges")
@@ -97,4 +98,5 @@ def _one_seed(
     if captioners is None:
         return run
     tuned = {row.label: row._replace(sigma=found[row]["sigma"]) for row in rows}
+    stages = Stages(out, CaptionerRows.stages(tuned), settings)
     return run | {"said": replace(captioners, seed=seed, out=out).run(tuned, stages)}

@@ -18,7 +18,6 @@ METHODS = ["raw", "mean_shift", "ridge", "kernel_ridge", "memory", "regression",
 CONDITIONS = ["clean", "gaussian", "bridged", "pseudo_audio"]
 LINK = "diffusion_link"
 SIGMAS = (0.02, 0.05, 0.1, 0.15, 0.2)  # of the condition gaussian
-SCREENED = 4096  # captions that the reader learns from
 
 
 def rows_of(bridges: Sequence[str], conditions: Sequence[str], variants: Iterable[str]) -> list[Row]:
@@ -71,8 +70,8 @@ class Material:
         return {"reading_gain": self._reading_gain(row, sigma, self.test), "sigma": sigma}
 
     def _reading_gain(self, row: Row, sigma: float, clips: PairedEmbeddings) -> float:
-        bridge, text = load_bridge(self.folder / row.bridge), self.text[:SCREENED]
+        bridge = load_bridge(self.folder / row.bridge)
         condition = TEXT_CONDITIONS[row.condition](bridge.dim, sigma)
         if isinstance(condition, PseudoAudio):
             condition.fit(self.pairs)
-        return gains_behind(bridge, condition, text, clips, self.seed).mean().item()
+        return gains_behind(bridge, condition, self.text, clips, self.seed).mean().item()

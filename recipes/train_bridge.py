@@ -16,8 +16,8 @@ from shutil import rmtree
 
 from dlink_adapter import BridgeConfig, FitConfig, PairedEmbeddings
 from dlink_adapter.bridge.config import changed
-from dlink_adapter.captioner.choice import choose_bridge
 from dlink_adapter.registry import new_bridge
+from dlink_adapter.training.choice import choose_bridge
 from dlink_adapter.training.processes import process_state
 
 

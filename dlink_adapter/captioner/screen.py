@@ -11,7 +11,7 @@ from dlink_adapter.bridge.reader import reading_gains
 from dlink_adapter.captioner.conditions import TextCondition
 from dlink_adapter.data.embeddings import PairedEmbeddings
 
-MAX_CLIPS = 4096  # that are looked at
+MAX_ROWS = 4096
 
 
 @torch.no_grad()
@@ -23,11 +23,11 @@ def gains_behind(
     Args:
         bridge: a fitted bridge, in eval mode on the CPU.
         condition: what the captions become, one draw each.
-        text: (n, dim) embeddings of captions to teach it on.
-        clips: those to read, of which at most `MAX_CLIPS` are.
+        text: (n, dim) embeddings of captions to teach it on, of which at most `MAX_ROWS` are looked at.
+        clips: those to read, of which at most `MAX_ROWS` are.
         seed: of the draws.
     """
-    clips, draw = clips.sample(MAX_CLIPS), Generator().manual_seed(seed)
+    text, clips, draw = text[:MAX_ROWS], clips.sample(MAX_ROWS), Generator().manual_seed(seed)
     true_text = clips.first_captions()
     drawn, true_drawn = (condition(rows.float(), bridge, draw) for rows in (text, true_text))
     return reading_gains(drawn, text, bridge.map_rows(clips.audio), true_drawn, true_text)

@@ -1,8 +1,8 @@
 """Chooses the depth on held-out pairs: with too little noise the gap stays open, too much erases the meaning.
 
-What counts is a zero-shot captioner: trained on captions that were noised and denoised, it is shown audio that was. At
-no depth do cosine and retrieval of bridged audio gain from noise; a captioner does, because the noise covers the
-difference that is left between the two clouds.
+What counts is a zero-shot captioner: trained on captions that were noised and denoised, it is shown audio that was.
+Cosine and retrieval of bridged audio hardly gain from noise; a captioner can, because the noise covers the difference
+that is left between the two clouds.
 """
 
 from collections.abc import Sequence

@@ -62,6 +62,7 @@ def test_rows_share_the_training_on_text_that_no_bridge_has_a_part_in(demo_folde
     made = {folder.name for folder in (demo_folder / "captioners").iterdir()}
     assert made == {"start", *(row.text_training for row in demo.METHODS.values())}
     assert {row.text_training for name, row in demo.METHODS.items() if row.condition == "clean"} == {"clean"}
+    assert load_captioner(demo_folder / "captioners" / "clean").bridge.name == "raw"  # the first of them
 
 
 @pytest.mark.parametrize("method", ["ridge", "bridge", "raw_pseudo_audio"])

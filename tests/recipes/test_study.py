@@ -109,3 +109,10 @@ def test_what_it_refuses(arguments):
         rows_of(["ridge"], ["clean"], ["ridge", "deep", "a/b"])
     with pytest.raises(ValueError, match="other settings"):
         study.main(**{**arguments, "bridge_steps": 6})
+
+
+def test_other_captions_are_another_study(results, arguments, tmp_path):
+    lines = arguments["captions"].read_text().splitlines()
+    (tmp_path / "text.txt").write_text("\n".join(["another caption", *lines[1:]]))
+    with pytest.raises(ValueError, match=r"with other settings .*text "):
+        study.main(**{**arguments, "captions": tmp_path / "text.txt"})

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dlink_adapter.captioner.choice import CANDIDATES
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.registry import load_bridge
+from dlink_adapter.training.choice import CANDIDATES
 from dlink_adapter.training.log import LossLog
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "dlink_adapter"]

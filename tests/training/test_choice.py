@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dlink_adapter.captioner.choice import _decide, _scores, choose_bridge
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.registry import new_bridge
+from dlink_adapter.training.choice import _decide, _scores, choose_bridge
 from dlink_adapter.training.fit import FitConfig
 
 FEW = FitConfig(steps=20, holdout=0.25)

@@ -83,14 +83,14 @@ def _scores(bridged: Tensor, text: Tensor, others: Tensor) -> Tensor:
     return cosine_similarity(bridged - mean, text - mean) + 1 / (1 + closer.sum(-1))
 
 
-def _decide(gains: dict[str, Tensor], bridges: dict[str, Bridge]) -> tuple[str, str]:
+def _decide(scores: dict[str, Tensor], bridges: dict[str, Bridge]) -> tuple[str, str]:
     """The name of the bridge to keep, and the reason in words."""
-    ahead = max(gains, key=lambda name: gains[name].mean().item())
-    simple = [name for name in gains if isinstance(bridges[name], ClosedForm)]
+    ahead = max(scores, key=lambda name: scores[name].mean().item())
+    simple = [name for name in scores if isinstance(bridges[name], ClosedForm)]
     if ahead in simple or not simple:
         return ahead, f"{ahead}: the highest score"
-    best = max(simple, key=lambda name: gains[name].mean().item())
-    apart = gains[ahead] - gains[best]
+    best = max(simple, key=lambda name: scores[name].mean().item())
+    apart = scores[ahead] - scores[best]
     mean, error = apart.mean().item(), (apart.std() / len(apart) ** 0.5).item()
     if mean > error:
         return ahead, f"{ahead}: {mean:.3f} ± {error:.3f} ahead of {best}, the best without a network"
