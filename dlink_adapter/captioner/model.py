@@ -14,6 +14,8 @@ import torch
 from einops import rearrange
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.bridge.hub import Shareable
@@ -110,11 +112,11 @@ class Captioner(nn.Module, Shareable):
             self.llm.state_dict()
         return self
 
-    def prefix(self, embedding: Tensor, is_text: Tensor, generator: Draws = None) -> Tensor:
+    def prefix(self, embedding: Tensor, is_text: Tensor, generator: Draws = None, samples: int | None = None) -> Tensor:
         """Embeddings (n, dim), of captions where is_text (n,) and else of audio -> prefix tokens (n, k, width).
 
-        Audio goes through the bridge, captions through the text condition. While training, both draw fresh noise, from
-        the generator, or from one for each row.
+        Audio goes through the bridge, in `samples` draws, captions through the text condition. While training, both
+        draw fresh noise, from the generator, or from one for each row.
         """
         if self.training and generator is None:
             generator = Generator(embedding.device).manual_seed(int(torch.randint(2**62, ())))
@@ -129,7 +131,7 @@ class Captioner(nn.Module, Shareable):
                 if of_text:
                     condition[rows] = self.text_condition(part, self.bridge, drawn).to(part)
                 else:
-                    condition[rows] = self.bridge(part, generator=drawn)
+                    condition[rows] = self.bridge(part, generator=drawn, samples=samples)
         prefix: Tensor = self.projector(condition)
         return prefix
 
@@ -168,7 +170,8 @@ class Captioner(nn.Module, Shareable):
         *,
         modality: str = "audio",
         batch_size: int = 64,
-        generator: Generator | None = None,
+        generator: Draws = None,
+        samples: int | None = None,
         **options: Any,
     ) -> list[str]:
         """Captions of embeddings (n, dim). `options` go to the LLM's `generate`: num_beams, do_sample, ..."""
@@ -178,7 +181,7 @@ class Captioner(nn.Module, Shareable):
         captions: list[str] = []
         for rows in embedding.to(device).split(batch_size) if len(embedding) else ():
             is_text = torch.full((len(rows),), modality == "text", device=device)
-            start = self._start(self.prefix(rows, is_text, generator))
+            start = self._start(self.prefix(rows, is_text, generator, samples))
             tokens = self.llm.generate(
                 inputs_embeds=start,
                 attention_mask=torch.ones(start.shape[:2], dtype=torch.long, device=device),
@@ -188,6 +191,20 @@ class Captioner(nn.Module, Shareable):
             )
             captions += [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
         return captions
+
+    @torch.no_grad()
+    def log_likelihood(self, condition: Tensor, captions: Sequence[str], *, batch_size: int = 64) -> Tensor:
+        """The log-likelihood (n,) in nats of each caption given its condition (n, dim), bridged audio, on the CPU."""
+        device, found = next(self.projector.parameters()).device, []
+        for rows in torch.arange(len(captions)).split(batch_size):
+            ids = [torch.tensor(of_caption) for of_caption in self.tokenize([captions[row] for row in rows])]
+            tokens = pad_sequence(ids, batch_first=True, padding_value=IGNORED).to(device)
+            start = self._start(self.projector(condition[rows].to(device)))
+            embeds = torch.cat([start, self._embed(tokens.clamp_min(0))], dim=1)
+            logits = self.llm(inputs_embeds=embeds).logits[:, start.shape[1] - 1 : -1]
+            loss = cross_entropy(logits.float().transpose(1, 2), tokens, ignore_index=IGNORED, reduction="none")
+            found.append(-loss.sum(-1).cpu())
+        return torch.cat(found)
 
     @property
     def pad_token_id(self) -> int:

@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlink_adapter.measure.caption_scorers import BLEU, SCORERS, Captions, NotRun
+from dlink_adapter.measure.caption_scorers import BLEU, FENSE, SCORERS, Captions, NotRun
 from dlink_adapter.measure.caption_tokenizers import TOKENIZERS
 from dlink_adapter.measure.significance import Pooled
 
-METRICS = (*BLEU, "rouge_l", "meteor", "cider_d", "spice", "spider", "fense")
+METRICS = (*BLEU, "rouge_l", "meteor", "cider_d", "spice", "spider", "fense", "fer", "spider_fl")
+SUMS = {"spider": ("cider_d", "spice"), "spider_fl": ("cider_d", "spice", "fer")}  # metrics made of others
+FLUENCY_PENALTY = 0.9
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,18 @@ def score(
     tokenizer = tokenizer or ("ptb" if shutil.which("java") else "plain")
     raw = Captions(dict(enumerate(references)), {i: [caption] for i, caption in enumerate(predictions)})
     tokenized = _tokenized(raw, TOKENIZERS[tokenizer])
-    needed = {*wanted, *(("cider_d", "spice") if "spider" in wanted else ())}
+    needed = {*wanted}.union(*(SUMS.get(name, ()) for name in wanted))
     results: dict[str, Pooled] = {}
     not_run: dict[str, str] = {}
     for names, scorer in SCORERS.items():
         if needed.isdisjoint(names):
             continue
         try:
-            results |= zip(names, scorer(raw if names == ("fense",) else tokenized), strict=True)
+            results |= zip(names, scorer(raw if names == FENSE else tokenized), strict=True)
         except NotRun as reason:
             not_run |= dict.fromkeys(names, str(reason))
-    if "spider" in wanted:
-        _add_spider(results, not_run)
+    for name in SUMS.keys() & wanted:
+        _add_sum(name, results, not_run)
     pooled = {name: results[name] for name in wanted if name in results}
     predicted = [caption.split() for (caption,) in tokenized.predictions.values()]
     return CaptionScores(
@@ -84,13 +86,14 @@ def score(
     )
 
 
-def _add_spider(results: dict[str, Pooled], not_run: dict[str, str]) -> None:
-    """SPIDEr = (CIDEr-D + SPICE) / 2 (Liu et al., ICCV 2017)."""
-    parts = ("cider_d", "spice")
-    if missing := [name for name in parts if name in not_run]:
-        not_run["spider"] = f"needs {' and '.join(missing)}, which did not run"
-    else:
-        results["spider"] = Pooled.mean(np.mean([results[name].clips for name in parts], axis=0))
+def _add_sum(name: str, results: dict[str, Pooled], not_run: dict[str, str]) -> None:
+    """SPIDEr = (CIDEr-D + SPICE) / 2 (Liu et al., ICCV 2017); SPIDEr-FL is a tenth of it where there is a fluency error
+    (Gontier et al., ICASSP 2023)."""
+    if missing := [part for part in SUMS[name] if part in not_run]:
+        not_run[name] = f"needs {' and '.join(missing)}, which did not run"
+        return
+    cider_d, spice, *errors = (np.array(results[part].clips) for part in SUMS[name])
+    results[name] = Pooled.mean((cider_d + spice) / 2 * (1 - FLUENCY_PENALTY * errors[0] if errors else 1))
 
 
 def _tokenized(captions: Captions, tokenize: Callable[[list[str]], list[str]]) -> Captions:

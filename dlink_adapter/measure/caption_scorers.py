@@ -23,6 +23,7 @@ from dlink_adapter.measure.significance import Floats, Pooled
 
 BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 BLEU_TINY, BLEU_SMALL = 1e-15, 1e-9  # pycocoevalcap's, against division by zero
+FENSE = ("fense", "fer")
 METEOR_ALPHA, METEOR_BETA, METEOR_GAMMA, METEOR_DELTA = 0.85, 0.2, 0.6, 0.75  # of METEOR 1.5 for English
 METEOR_TINY = 1e-12  # against division by zero
 METEOR_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # of exact, stem, synonym and paraphrase matches
@@ -142,13 +143,16 @@ def _spice(captions: Captions) -> list[Pooled]:
 
 
 def _fense(captions: Captions) -> list[Pooled]:
-    """FENSE (Zhou et al., ICASSP 2022): sentence similarity, reduced where a detector finds a fluency error."""
+    """FENSE and FER (Zhou et al., ICASSP 2022): sentence similarity, reduced where a detector finds a fluency error, and
+    the share of captions where it does."""
     if find_spec("fense") is None or find_spec("sentence_transformers") is None:
         raise NotRun("needs sentence-transformers and the fense package, github.com/blmoistawinde/fense")
     checker = Path(os.environ.get("FENSE_DATA", "~/.fense_data"), FENSE_CHECKER).expanduser()
     if not checker.exists() or not isinstance(try_to_load_from_cache(FENSE_SENTENCES, "config.json"), str):
         raise NotRun(f"needs {checker} and {FENSE_SENTENCES} in the hub's cache")
-    return [Pooled.mean(import_module("fense.fense").Fense().compute_score(*captions)[1])]
+    fense = import_module("fense.fense").Fense()
+    errors = [float(fense.evaluator.detect_error_sent(caption)) for (caption,) in captions.predictions.values()]
+    return [Pooled.mean(fense.compute_score(*captions)[1]), Pooled.mean(errors)]
 
 
 # The metrics that one scorer computes together, and the scorer.
@@ -158,7 +162,7 @@ SCORERS: dict[tuple[str, ...], Callable[[Captions], list[Pooled]]] = {
     ("meteor",): _meteor,
     ("cider_d",): _cider_d,
     ("spice",): _spice,
-    ("fense",): _fense,
+    FENSE: _fense,
 }
 
 

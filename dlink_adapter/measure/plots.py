@@ -30,9 +30,16 @@ AUDIO, TEXT, LINE = "#D55E00", "#0072B2", "#777777"
 MODALITIES = (("audio", AUDIO, "o"), ("text", TEXT, "^"))
 BARS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
 METRIC_NAMES = {f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)} | dict(
-    rouge_l="ROUGE-L", meteor="METEOR", cider_d="CIDEr-D", spice="SPICE", spider="SPIDEr", fense="FENSE"
+    rouge_l="ROUGE-L", meteor="METEOR", cider_d="CIDEr-D", spice="SPICE", spider="SPIDEr", fense="FENSE",
+    spider_fl="SPIDEr-FL", fer="FER",
+)  # fmt: skip
+FAMILIES = (
+    tuple(METRIC_NAMES)[:4],
+    ("rouge_l", "meteor"),
+    ("cider_d",),
+    ("spice", "spider", "spider_fl"),
+    ("fense", "fer"),
 )
-FAMILIES = (tuple(METRIC_NAMES)[:4], ("rouge_l", "meteor"), ("cider_d",), ("spice", "spider"), ("fense",))
 POINTS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # of the metrics of a family
 COINCIDE = 1e-3  # centroids of unit-norm rows that are closer count as one point
 MAX_POINTS = 2000  # of each modality in a panel: more would only overlap
@@ -69,7 +76,7 @@ def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *
         axes.set_ylabel(up)
     _legend(figure)
     figure.suptitle(f"Audio and text embeddings, {min(pairs, len(shown))} pairs joined")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_caption_scores(path: str | Path, scores: Scores, intervals: Intervals | None = None) -> Path:
@@ -102,7 +109,7 @@ def plot_caption_scores(path: str | Path, scores: Scores, intervals: Intervals |
     grid[0, 0].set_yticks(range(len(methods)), [_title(name) for name in methods])
     grid[0, 0].set_ylim(len(methods) - 0.5, -0.5)  # the first method on top
     figure.supxlabel("score x 100" + f"; lines: {100 * LEVEL:g} % intervals" * bool(intervals), fontsize=11)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_family(axes: Any, family: Sequence[str], rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
@@ -145,7 +152,7 @@ def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) 
     grid[0].set_ylabel("density")
     _legend(figure)
     figure.suptitle("Cosines of pairs and of others; dashed: the means")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_tradeoff(
@@ -166,7 +173,7 @@ def plot_tradeoff(
     axes.margins(0.12)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_depth(
@@ -190,7 +197,7 @@ def plot_depth(
         axes.set_xlabel("depth: timestep, and cosine with the clean embedding")
         axes.grid(color="#dddddd", linewidth=0.6)
     _legend(figure)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "cider_d") -> Path:
@@ -216,7 +223,7 @@ def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "c
     axes.set_xlabel(f"{METRIC_NAMES[metric]} x 100 on AudioCaps test")
     axes.margins(x=0.1)
     _legend(figure)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _gap_plane(clouds: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Callable[[Tensor], Tensor], str, str]:
@@ -289,7 +296,8 @@ def _legend(figure: "Figure") -> None:
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _save(figure: "Figure", path: str | Path) -> Path:
+def save_figure(figure: "Figure", path: str | Path) -> Path:
+    """Write a figure as PNG."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = BytesIO()

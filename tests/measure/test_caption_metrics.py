@@ -125,6 +125,20 @@ def test_spider_is_the_mean(monkeypatch):
     assert result.per_clip["spider"][0] == pytest.approx((result.per_clip["cider_d"][0] + 0.5) / 2)
 
 
+def test_spider_fl_is_a_tenth_of_spider_where_there_is_a_fluency_error(monkeypatch):
+    spice, fense, fer = map(Pooled.mean, ([0.5] * 5, [0.3] * 5, [0.0, 1.0, 0.0, 0.0, 0.0]))
+    monkeypatch.setitem(caption_scorers.SCORERS, ("spice",), lambda captions: [spice])
+    monkeypatch.setitem(caption_scorers.SCORERS, caption_scorers.FENSE, lambda captions: [fense, fer])
+    found = score(PREDICTIONS, REFERENCES, ["spider", "spider_fl", "fer"], tokenizer="plain")
+    spider = found.per_clip["spider"]
+    assert found.per_clip["spider_fl"] == pytest.approx([spider[0], 0.1 * spider[1], *spider[2:]])
+    assert found.scores["fer"] == pytest.approx(0.2)
+
+
+def test_what_spider_fl_needs_is_named():
+    assert "fer" in score(PREDICTIONS, REFERENCES, ["spider_fl"], tokenizer="plain").not_run["spider_fl"]
+
+
 def test_cider_needs_two_clips():
     result = score(["a dog"], [["a dog"]], ["cider_d", "bleu_1"], tokenizer="plain")
     assert "two clips" in result.not_run["cider_d"] and result.scores["bleu_1"] == pytest.approx(1)

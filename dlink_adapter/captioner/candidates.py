@@ -1,0 +1,126 @@
+"""Several captions of a clip: beams or samples of the language model, or draws of the bridge."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from dlink_adapter.captioner.decoding import Marginal, RowSampling
+from dlink_adapter.captioner.model import Captioner
+
+Source = Literal["beams", "sampling", "draws", "draws_and_sampling"]
+EncodeText = Callable[[Sequence[str]], Tensor]
+Make = Callable[[Captioner, Tensor, int, list[Generator]], list[str]]  # embeddings (n, dim) -> n x count captions
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """k captions for each of n clips, and what there is to choose among them by.
+
+    Args:
+        captions: n lists of k.
+        heard: (n, dim) unit-norm bridged audio.
+        log_likelihood: (n, k) of the captions by the language model, in nats.
+        embedding: (n, k, dim) unit-norm embeddings of the captions by the encoder's text tower, if there is one.
+    """
+
+    captions: list[list[str]]
+    heard: Tensor
+    log_likelihood: Tensor
+    embedding: Tensor | None = None
+
+    @property
+    def match(self) -> Tensor:
+        """(n, k) cosines of what is said and what is heard. Raises ValueError without embeddings of the captions."""
+        if self.embedding is None:
+            raise ValueError("the captioner names no encoder with a text tower to compare captions with audio by")
+        return torch.einsum("nd,nkd->nk", self.heard, self.embedding)
+
+
+def make_candidates(
+    captioner: Captioner,
+    embedding: Tensor,
+    count: int,
+    *,
+    source: Source = "beams",
+    encode_text: EncodeText | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Candidates:
+    """Caption embeddings (n, dim) of audio `count` times each.
+
+    Args:
+        captioner: the captioner.
+        embedding: of audio, by the captioner's encoder.
+        count: k, the candidates of a clip.
+        source: beams: of one search; sampling: from the language model; draws: from the bridge, each with noise of its
+            own, decoded greedily; draws_and_sampling: both. A bridge without noise gives equal draws.
+        encode_text: the encoder's text tower.
+        seed: of draws and samples, which depend on a clip's place in `embedding`, and not on the batch.
+        batch_size: captions in the making at a time.
+
+    Raises:
+        ValueError: an unknown source, or fewer than one candidate.
+    """
+    if source not in SOURCES or count < 1:
+        raise ValueError(f"{count} candidates from {source!r}: expected at least one, from {', '.join(SOURCES)}")
+    captions = [caption for rows, draws in _batches(embedding, count, seed, batch_size)
+                for caption in SOURCES[source](captioner, rows, count, draws)]  # fmt: skip
+    heard = captioner.bridge.map_rows(embedding)
+    likely = captioner.log_likelihood(heard.repeat_interleave(count, 0), captions, batch_size=batch_size)
+    said = None if encode_text is None else encode_text(captions).unflatten(0, (-1, count))
+    grouped = [captions[start : start + count] for start in range(0, len(captions), count)]
+    return Candidates(grouped, heard, likely.unflatten(0, (-1, count)), said)
+
+
+def marginal_captions(
+    captioner: Captioner, embedding: Tensor, draws: int, *, seed: int = 0, batch_size: int = 64
+) -> list[str]:
+    """One caption for each embedding (n, dim), by next-token probabilities averaged over draws of the bridge."""
+    captions = []
+    for rows, generators in _batches(embedding, draws, seed, batch_size):
+        again = rows.repeat_interleave(draws, 0)
+        merge = [Marginal(draws)]
+        captions += captioner.generate(
+            again, generator=generators, samples=1, logits_processor=merge, batch_size=len(again)
+        )[::draws]
+    return captions
+
+
+def _batches(embedding: Tensor, count: int, seed: int, size: int) -> Iterator[tuple[Tensor, list[Generator]]]:
+    """Some rows at a time, and `count` generators for each."""
+    for rows in torch.arange(len(embedding)).split(max(1, size // count)):
+        places = range(int(rows[0]) * count, (int(rows[-1]) + 1) * count)
+        seeds = [int(np.random.SeedSequence((seed, place)).generate_state(1)[0]) for place in places]
+        yield embedding[rows], [Generator(embedding.device).manual_seed(of_row) for of_row in seeds]
+
+
+def _beams(captioner: Captioner, rows: Tensor, count: int, generators: list[Generator]) -> list[str]:
+    found = captioner.generate(rows, num_beams=count, num_return_sequences=count, batch_size=len(rows))
+    return [caption for of_clip in found for caption in of_clip] if isinstance(found[0], list) else found
+
+
+def _sampling(captioner: Captioner, rows: Tensor, count: int, generators: list[Generator]) -> list[str]:
+    again = rows.repeat_interleave(count, 0)
+    return captioner.generate(again, logits_processor=[RowSampling(generators)], batch_size=len(again))
+
+
+def _draws(captioner: Captioner, rows: Tensor, count: int, generators: list[Generator]) -> list[str]:
+    again = rows.repeat_interleave(count, 0)
+    return captioner.generate(again, generator=generators, samples=1, batch_size=len(again))
+
+
+def _draws_and_sampling(captioner: Captioner, rows: Tensor, count: int, generators: list[Generator]) -> list[str]:
+    again, sampling = rows.repeat_interleave(count, 0), [RowSampling(generators)]
+    return captioner.generate(again, generator=generators, samples=1, logits_processor=sampling, batch_size=len(again))
+
+
+SOURCES: dict[str, Make] = {
+    "beams": _beams,
+    "sampling": _sampling,
+    "draws": _draws,
+    "draws_and_sampling": _draws_and_sampling,
+}

@@ -1,0 +1,74 @@
+"""How likely a caption is right: a number in [0, 1], calibrated on validation clips with references.
+
+It is the product of two logistic regressions. One says whether a caption of a known sound is right, by the cosine of
+the caption and the bridged audio (which says little across an open modality gap, and most across a closed one) and by
+the caption's log-likelihood. The other says whether the sound is a known one, by its embedding: it has learned to tell
+those of known sounds from those of silence, noise and tones.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from dlink_adapter.captioner.candidates import Candidates
+from dlink_adapter.data.embeddings import PairedEmbeddings
+from dlink_adapter.extras import import_extra
+from dlink_adapter.measure.right import right_captions
+
+INVERSE_PENALTY = 100.0  # of both regressions
+
+
+class Confidence(nn.Module):
+    """Confidences of captions. `fit` it, or load its state dict.
+
+    Args:
+        dim: width of an embedding.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.right, self.known = nn.Linear(2, 1), nn.Linear(dim, 1)
+        self.requires_grad_(False)
+
+    def forward(self, audio: Tensor, candidates: Candidates) -> Tensor:
+        """Embeddings (n, dim) of audio, and k candidates for each -> (n, k)."""
+        known = self.known(normalize(audio.float(), dim=-1)).sigmoid()
+        return self.right(_features(candidates)).squeeze(-1).sigmoid() * known
+
+    def fit(self, pairs: PairedEmbeddings, candidates: Candidates, known: Tensor, strange: Tensor) -> float:
+        """Calibrate on validation pairs, some of whose clips have several references.
+
+        Args:
+            pairs: the clips.
+            candidates: captions of them; the one of each clip that is nearest to the bridged audio is judged.
+            known: (n, dim) embeddings of sounds of the kinds that the captioner knows.
+            strange: (m, dim) embeddings of sounds that are none.
+
+        Returns:
+            The share of the captions that are right.
+
+        Raises:
+            ValueError: all captions are right, or none.
+        """
+        best = torch.arange(pairs.clips), candidates.match.argmax(-1)
+        right = right_captions(candidates.embedding[best], pairs.text, pairs.clip)
+        if right.all() or not right.any():
+            raise ValueError(f"{int(right.sum())} of {len(right)} captions are right: there is nothing to tell apart")
+        _regress(self.right, _features(candidates)[best], right)
+        audio = normalize(torch.cat([known, strange]).float(), dim=-1)
+        _regress(self.known, audio, torch.arange(len(audio)) < len(known))
+        return right.float().mean().item()
+
+
+def _features(candidates: Candidates) -> Tensor:
+    return torch.stack([candidates.match, candidates.log_likelihood], dim=-1)
+
+
+def _regress(layer: nn.Linear, x: Tensor, label: Tensor) -> None:
+    """Logistic regression of labels (n,) on x (n, features), whose features are brought to unit variance for it."""
+    spread, mean = torch.std_mean(x.double(), dim=0)
+    regression = import_extra("sklearn.linear_model", "metrics").LogisticRegression(C=INVERSE_PENALTY, max_iter=5000)
+    regression.fit((x - mean) / spread, label)
+    weight = torch.from_numpy(regression.coef_) / spread
+    layer.weight.copy_(weight)
+    layer.bias.copy_(torch.from_numpy(regression.intercept_) - weight @ mean)
