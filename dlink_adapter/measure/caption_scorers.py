@@ -143,8 +143,8 @@ def _spice(captions: Captions) -> list[Pooled]:
 
 
 def _fense(captions: Captions) -> list[Pooled]:
-    """FENSE and FER (Zhou et al., ICASSP 2022): sentence similarity, reduced where a detector finds a fluency error, and
-    the share of captions where it does."""
+    """FENSE, sentence similarity that a detected fluency error reduces, and FER, the share of captions with such an error
+    (Zhou et al., ICASSP 2022)."""
     if find_spec("fense") is None or find_spec("sentence_transformers") is None:
         raise NotRun("needs sentence-transformers and the fense package, github.com/blmoistawinde/fense")
     checker = Path(os.environ.get("FENSE_DATA", "~/.fense_data"), FENSE_CHECKER).expanduser()

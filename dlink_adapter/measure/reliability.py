@@ -53,7 +53,7 @@ def _auroc(sure: NDArray[np.float64], correct: NDArray[np.bool_]) -> float | Non
 
 
 def plot_reliability(path: str | Path, found: Reliability) -> Path:
-    """The reliability curve: the share of right captions against confidence, a point a bin, its area that of the bin."""
+    """The share of right captions against confidence: a point for each bin, larger where there are more captions."""
     figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(4.4, 4.4), layout="constrained")
     axes = figure.add_subplot(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share of right captions")
     axes.axline((0, 0), slope=1, color=LINE, linewidth=0.8)

@@ -1,6 +1,5 @@
 """Sounds that are none: silence, noise and tones. A captioner that is asked about them should not be sure."""
 
-from collections.abc import Callable
 
 import numpy as np
 

@@ -43,8 +43,8 @@ def panels() -> dict[str, tuple[Tensor, Tensor]]:
 def drawn(monkeypatch) -> list:
     """The figures as they are saved, to look at what is in them."""
     figures = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path))[1])
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: (figures.append(figure), save(figure, path))[1])
     return figures
 
 
