@@ -1,6 +1,6 @@
 """What the encoders of transformers' two-tower models share: frozen weights, a device, captions in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -73,7 +73,7 @@ class TwoTowers:
         return encoder_class(model, processor, tokenizer, id=id, revision=revision, batch_size=batch_size)
 
     @torch.no_grad()
-    def encode_text(self, captions: Sequence[str], *, progress: bool = False) -> Tensor:
+    def encode_text(self, captions: Iterable[str], *, progress: bool = False) -> Tensor:
         """Captions to unit-norm embeddings `(n, dim)`; equal captions are computed once, long ones are truncated.
 
         Raises:
