@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dlink_adapter import PairedEmbeddings
-from dlink_adapter.captioner.model import Captioner
+from dlink_adapter import Captioner, PairedEmbeddings
 from dlink_adapter.data.clip_tables import AUDIO, files_below
-from dlink_adapter.extract.encoders import AudioEncoder, UnreadableError, load_encoder
+from dlink_adapter.extract.encoders import UnreadableError
 from dlink_adapter.files import to_jsonl, write_atomically
-from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.training.processes import process_state
 
 Batch = tuple[list[str], Tensor]  # names, embeddings
@@ -39,7 +37,7 @@ def main(clips: list[str], *, model: Path, out: Path | None = None, batch_size: 
         batch_size: clips that are encoded and captioned together.
         num_beams: beams of the search; 1 is greedy.
     """
-    captioner = load_captioner(model)
+    captioner = Captioner.from_pretrained(model)
     if captioner.settings.quantize is None:  # else it is where it runs
         captioner.to(process_state().device)
     folders = [Path(clip) for clip in clips if Path(clip, "header.json").is_file()]
@@ -48,7 +46,7 @@ def main(clips: list[str], *, model: Path, out: Path | None = None, batch_size: 
     batches = [_of_pairs(pairs, batch_size) for pairs in embedded]
     unreadable: list[str] = []
     if files:
-        batches.insert(0, _of_files(files, _encoder(captioner, model), batch_size, unreadable))
+        batches.insert(0, _of_files(files, captioner, batch_size, unreadable))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     said = []
@@ -73,32 +71,24 @@ def _files(clip: str) -> list[str]:
     return found
 
 
-def _encoder(captioner: Captioner, model: Path) -> AudioEncoder:
-    if not captioner.settings.encoder:
-        raise ValueError(f"{model} does not say which encoder it was trained with: add encoder and encoder_path to it")
-    encoder: AudioEncoder = load_encoder(captioner.settings.encoder, captioner.settings.encoder_path)
-    captioner.bridge.check_encoder(encoder.fingerprint)
-    return encoder
-
-
 def _opened(folder: Path, captioner: Captioner) -> PairedEmbeddings:
     pairs = PairedEmbeddings.open(folder)
     captioner.bridge.check_encoder(pairs.metadata.get("fingerprint", "an unknown encoder"))
     return pairs
 
 
-def _of_files(files: list[str], encoder: AudioEncoder, batch_size: int, unreadable: list[str]) -> Iterator[Batch]:
+def _of_files(files: list[str], captioner: Captioner, batch_size: int, unreadable: list[str]) -> Iterator[Batch]:
     for start in range(0, len(files), batch_size):
         names, loaded = [], []
         for file in files[start : start + batch_size]:
             try:
-                loaded.append(encoder.load(file))
+                loaded.append(captioner.encoder.load(file))
                 names.append(file)
             except UnreadableError as error:
                 unreadable.append(file)
                 tqdm.write(f"dlink: error: {error}", file=sys.stderr)
         if names:
-            yield names, encoder.encode_audio(loaded)
+            yield names, captioner.embed(loaded)
 
 
 def _of_pairs(pairs: PairedEmbeddings, batch_size: int) -> Iterator[Batch]:

@@ -1,206 +1,113 @@
-"""A captioner: bridge, prefix projector and causal language model.
+"""A captioner: from sounds, or their embeddings, to captions; saved as a folder."""
 
-[BOS] before [k prefix tokens] after caption [EOS]: the projector turns one bridged embedding into k vectors of the
-LLM's width (ClipCap, Mokady et al., 2021). Trained on text alone, it sees a text condition of captions in place of
-bridged audio, and audio when it is used.
-"""
-
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
-from einops import rearrange
-from safetensors.torch import load_file, save
-from torch import Generator, Tensor, nn
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Generator, Tensor
 
-from dlink_adapter.bridge.base import Bridge
-from dlink_adapter.bridge.hub import Shareable
-from dlink_adapter.bridge.noise import Draws
-from dlink_adapter.captioner.conditions import TEXT_CONDITIONS
-from dlink_adapter.captioner.config import BRIDGE_FOLDER, PATHS, CaptionerConfig, write_captioner_config
+from dlink_adapter.bridge.hub import CARD_FILE, Shareable, load_weights
+from dlink_adapter.captioner.card import captioner_card
+from dlink_adapter.captioner.config import BRIDGE_FOLDER, PATHS, write_captioner_config
+from dlink_adapter.captioner.generation import generation_settings, in_eval_mode
+from dlink_adapter.captioner.prefix_model import PrefixModel
+from dlink_adapter.extract.encoders import encode_media, load_encoder
 from dlink_adapter.files import write_atomically
 
 PROJECTOR_FILE, CONDITION_FILE, ADAPTER_FOLDER = "projector.safetensors", "text_condition.safetensors", "adapter"
-CARD_FILE, CARD = (
-    "README.md",
-    """---
-library_name: dlink-adapter
-tags: [dlink-adapter, audio-captioning, multimodal]
-base_model: {base_model}
----
-
-# Captions of embeddings by {base_model}, behind a {bridge} bridge
-
-```python
-from dlink_adapter.integrations.causal_lm import load_captioner
-
-captioner = load_captioner("this folder or repository")
-captioner.generate(embeddings)  # (n, {dim}) of the encoder that the bridge was fitted on
-```
-
-In training, a caption stood in for audio as: {condition}. The bridge and this condition hold {rows} embeddings of the
-training pairs.
-""",
-)
-PREFIX_MARK = "<the prefix tokens>"  # where they stand in a chat template's text
-IGNORED = -100  # the label that transformers' loss leaves out
 
 
-class PrefixProjector(nn.Sequential):
-    """Embeddings (n, dim) -> prefix tokens (n, k, width) of the language model, by an MLP."""
+class Captioner(PrefixModel, Shareable):
+    """Captions sounds, or embeddings of a frozen encoder, with a language model; see `PrefixModel` for its parts."""
 
-    def __init__(self, dim: int, hidden: int, tokens: int, width: int):
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, tokens * width))
-        self.scale, self.tokens = dim**0.5, tokens  # unit-norm input: bring its entries to unit variance
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Self:
+        """Load a captioner from a folder or from the hub: see `load_captioner` in `integrations.causal_lm`."""
+        # By its name, as encoders are: it needs transformers and peft, which this module does without.
+        loaded: Self = import_module("dlink_adapter.integrations.causal_lm").load_captioner(name_or_path, **options)
+        return loaded
 
-    def forward(self, x: Tensor) -> Tensor:
-        projected: Tensor = super().forward(x.to(next(self.parameters()).dtype) * self.scale)
-        return rearrange(projected, "n (k width) -> n k width", k=self.tokens)
+    @cached_property
+    def encoder(self) -> Any:
+        """The frozen encoder that the settings name, loaded on first use.
 
-
-class Captioner(nn.Module, Shareable):
-    """Captions embeddings of a frozen encoder with a language model.
-
-    Args:
-        bridge: any of `BRIDGES`; it is frozen here.
-        llm: a `transformers` causal language model, or a `PeftModel` around one.
-        tokenizer: its tokenizer, with an EOS token.
-        config: the settings; `dlink_adapter.integrations.causal_lm` loads `llm` and `tokenizer` by them.
-    """
-
-    accepts_loss_kwargs = True  # tells Trainer to count the tokens of a whole step
-
-    def __init__(self, bridge: Bridge, llm: Any, tokenizer: Any, config: CaptionerConfig):
-        super().__init__()
-        if tokenizer.eos_token_id is None:
-            raise ValueError(f"the tokenizer of {config.base_model} has no EOS token, so that captions would never end")
-        if config.chat and not getattr(tokenizer, "chat_template", None):
-            raise ValueError(f"the tokenizer of {config.base_model} has no chat template: use chat=False")
-        self.settings = config  # not `config`: Trainer writes into the config of a model
-        self.tokenizer, self.llm = tokenizer, llm
-        self.text_condition = TEXT_CONDITIONS[config.text_condition](bridge.dim, config.sigma).requires_grad_(False)
-        width = llm.get_input_embeddings().embedding_dim
-        self.projector = PrefixProjector(bridge.dim, config.hidden, config.prefix_tokens, width)
-        device = llm.get_input_embeddings().weight.device
-        if device.type != "meta":  # offloaded: accelerate moves it
-            self.projector.to(device)
-        self.set_bridge(bridge)
-
-    def set_bridge(self, bridge: Bridge) -> None:
-        """Take another bridge in place of the one that is there: frozen, and moved to where the projector lies."""
-        device = next(self.projector.parameters()).device
-        self.bridge = bridge.requires_grad_(False).eval().to(device)
-        self.text_condition.to(device)
-
-    def set_text_condition(self, name: str, sigma: float = 0.0) -> None:
-        """Train with another text condition from here on; `pseudo_audio` has to be fitted."""
-        self.settings = replace(self.settings, text_condition=name, sigma=sigma)
-        self.text_condition = TEXT_CONDITIONS[name](self.bridge.dim, sigma).requires_grad_(False)
-        self.set_bridge(self.bridge)
-
-    def train(self, mode: bool = True) -> Self:
-        """As of any module, but the frozen bridge stays in eval mode: it has noise while training, and no dropout."""
-        super().train(mode)
-        self.bridge.eval()
-        if mode and self.settings.quantize in ("nf4", "fp4"):
-            # In eval mode on a CPU, bitsandbytes packs 4-bit weights into a form without gradients. Reading the state
-            # dict unpacks them.
-            self.llm.state_dict()
-        return self
-
-    def prefix(self, embedding: Tensor, is_text: Tensor, generator: Draws = None) -> Tensor:
-        """Embeddings (n, dim), of captions where is_text (n,) and else of audio -> prefix tokens (n, k, width).
-
-        Audio goes through the bridge, captions through the text condition. While training, both draw fresh noise, from
-        the generator, or from one for each row.
+        Raises:
+            ValueError: they name none.
         """
-        if self.training and generator is None:
-            generator = Generator(embedding.device).manual_seed(int(torch.randint(2**62, ())))
-        with torch.no_grad():
-            condition = torch.empty_like(embedding)
-            for rows, of_text in ((is_text, True), (~is_text, False)):
-                part, drawn = embedding[rows], generator
-                if not len(part):
-                    continue
-                if not (generator is None or isinstance(generator, Generator)):
-                    drawn = [of_row for of_row, chosen in zip(generator, rows.tolist(), strict=True) if chosen]
-                if of_text:
-                    condition[rows] = self.text_condition(part, self.bridge, drawn).to(part)
-                else:
-                    condition[rows] = self.bridge(part, generator=drawn)
-        prefix: Tensor = self.projector(condition)
-        return prefix
+        if not self.settings.encoder:
+            raise ValueError(
+                "this captioner does not say which encoder it was trained with: give embeddings (n, dim), or add "
+                "encoder and encoder_path to its captioner.json"
+            )
+        return load_encoder(self.settings.encoder, self.settings.encoder_path)
 
-    def forward(
-        self,
-        embedding: Tensor,
-        is_text: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        labels: Tensor | None = None,
-        seed: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> dict[str, Tensor]:
-        """The language-model loss of captions (n, length), right-padded, given embeddings (n, dim).
+    def embed(self, sounds: Any) -> Tensor:
+        """What `caption` takes -> embeddings (n, dim).
+
+        Raises ValueError on a clip that cannot be used, and where the bridge was fitted on another encoder.
+        """
+        if isinstance(sounds, (Tensor, np.ndarray)):
+            return torch.as_tensor(sounds)
+        self.bridge.check_encoder(self.encoder.fingerprint)
+        return encode_media(self.encoder, sounds)
+
+    def caption(self, sounds: Any, *, batch_size: int = 64, **options: Any) -> list[Any]:
+        """Captions of sounds: a string for each, or a list of strings where `num_return_sequences` is above 1.
 
         Args:
-            labels: (n, length), `IGNORED` where a token does not count; by default every token counts that is seen.
-            seed: (n,) of the noise of each row, so that it does not depend on how rows are batched.
-            num_items_in_batch: the tokens of a step that these rows are a part of, by which its loss is divided.
+            sounds: a list of audio files, `(array, rate in Hz)` or audio of the library datasets, which the captioner's
+                own encoder embeds (of image files, where it is one of images); or embeddings (n, dim) of that encoder.
+            batch_size: clips that are captioned together.
+            options: as for `generate`.
+
+        Raises:
+            ValueError: as `embed` and `generate`.
         """
-        seeds = None if seed is None else seed.tolist()
-        generators = seeds and [Generator(embedding.device).manual_seed(of_row) for of_row in seeds]
-        start = self._start(self.prefix(embedding, is_text, generators))
-        embeds = torch.cat([start, self._embed(input_ids)], dim=1)
-        seen = torch.cat([attention_mask.new_ones(start.shape[:2]), attention_mask], dim=1)
-        if labels is None:
-            labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
-        share = 1 if num_items_in_batch is None else (labels != IGNORED).sum() / num_items_in_batch
-        labels = torch.cat([labels.new_full(start.shape[:2], IGNORED), labels], dim=1)
-        return {"loss": self.llm(inputs_embeds=embeds, attention_mask=seen, labels=labels).loss * share}
+        return self.generate(self.embed(sounds), batch_size=batch_size, **options)
 
     @torch.no_grad()
     def generate(
         self,
-        embedding: Tensor,
+        embedding: Tensor | NDArray[Any],
         *,
         modality: str = "audio",
         batch_size: int = 64,
         generator: Generator | None = None,
         **options: Any,
-    ) -> list[str]:
-        """Captions of embeddings (n, dim). `options` go to the LLM's `generate`: num_beams, do_sample, ..."""
-        self.eval()
-        device = next(self.projector.parameters()).device
-        settings = {"max_new_tokens": self.settings.max_caption_tokens, "do_sample": False, **options}
-        captions: list[str] = []
-        for rows in embedding.to(device).split(batch_size) if len(embedding) else ():
-            is_text = torch.full((len(rows),), modality == "text", device=device)
-            start = self._start(self.prefix(rows, is_text, generator))
-            tokens = self.llm.generate(
-                inputs_embeds=start,
-                attention_mask=torch.ones(start.shape[:2], dtype=torch.long, device=device),
-                pad_token_id=self.pad_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-                **settings,
-            )
-            captions += [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-        return captions
+    ) -> list[Any]:
+        """Captions of embeddings (n, dim): n strings, or n lists of k where `num_return_sequences` is k above 1.
 
-    @property
-    def pad_token_id(self) -> int:
-        """The padding token, or EOS where the tokenizer has none: padding is masked in any case."""
-        tokenizer = self.tokenizer
-        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+        A batch has no padding, but kernels round by its size: in bfloat16 and float16 another `batch_size` may give
+        another caption where two tokens are almost equally likely.
 
-    def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
-        """Token ids of captions, without BOS, cut to the maximum and closed with EOS."""
-        room = self.settings.max_caption_tokens - 1
-        lead = " " if self.settings.after and not self.settings.chat else ""
-        ids = self.tokenizer([lead + caption for caption in captions], add_special_tokens=False)["input_ids"]
-        return [[*of_caption[:room], self.tokenizer.eos_token_id] for of_caption in ids]
+        Args:
+            embedding: of the encoder that the bridge was fitted on.
+            modality: "audio" for the tower that is bridged, "text" for captions.
+            batch_size: rows that are captioned together; a `streamer` takes 1.
+            generator: makes a stochastic bridge repeatable.
+            options: of transformers' `generate`: generation_config, num_beams, do_sample, eos_token_id, streamer, ...
+                Unless they say otherwise, decoding is greedy and ends at EOS or after `max_caption_tokens`.
+
+        Raises:
+            ValueError: another width or modality, or `return_dict_in_generate`; `inputs_embeds` leads to what it asks.
+        """
+        ends = {"eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.pad_token_id}
+        defaults = {"max_new_tokens": self.settings.max_caption_tokens, "do_sample": False, **ends}
+        settings, count = generation_settings(defaults, options)
+        said: list[str] = []
+        with in_eval_mode(self):
+            for rows in torch.as_tensor(embedding).split(batch_size) if len(embedding) else ():
+                start = self.inputs_embeds(rows, modality=modality, generator=generator)
+                seen = torch.ones(start.shape[:2], dtype=torch.long, device=start.device)
+                tokens = self.llm.generate(inputs_embeds=start, attention_mask=seen, **settings)
+                said += [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return said if count == 1 else [said[row : row + count] for row in range(0, len(said), count)]
 
     def merge(self) -> Self:
         """Merge the LoRA into the language model, in place: captions cost less, and it is saved whole.
@@ -232,10 +139,9 @@ class Captioner(nn.Module, Shareable):
             (folder / CONDITION_FILE).unlink(missing_ok=True)
         if self.settings.tuning != "frozen":
             self.llm.save_pretrained(folder / ADAPTER_FOLDER)
-        base_model = write_captioner_config(folder, self.settings).base_model
+        written = write_captioner_config(folder, self.settings)
         rows = self.bridge.training_rows + self.text_condition.training_rows
-        about = {"bridge": self.bridge.name, "dim": self.bridge.dim, "condition": self.settings.text_condition}
-        write_atomically(folder / CARD_FILE, CARD.format(base_model=base_model, rows=rows, **about))
+        write_atomically(folder / CARD_FILE, captioner_card(written, self.bridge, rows))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """As of a bridge. Raises ValueError where the base model or the encoder is a folder of this machine."""
@@ -248,33 +154,10 @@ class Captioner(nn.Module, Shareable):
         return super().push_to_hub(repo_id, **options)
 
     def load_trained(self, folder: str | Path) -> None:
-        """Load what `save_pretrained` wrote of the projector and the text condition."""
-        self.projector.load_state_dict(load_file(Path(folder, PROJECTOR_FILE)))
+        """Load what `save_pretrained` wrote of the projector and the text condition.
+
+        Raises ValueError, which names the file, on damaged or other weights.
+        """
+        load_weights(self.projector, Path(folder, PROJECTOR_FILE))
         if self.text_condition.state_dict():
-            self.text_condition.load_state_dict(load_file(Path(folder, CONDITION_FILE)))
-
-    def _start(self, prefix: Tensor) -> Tensor:
-        """The prompt around the prefix, embedded: (n, length, width)."""
-        before, after = self._prompt()
-        opening, closing = self._embed_prompt(before, prefix), self._embed_prompt(after, prefix)
-        return torch.cat([opening, prefix.to(opening.dtype), closing], dim=1)
-
-    def _prompt(self) -> tuple[list[int], list[int]]:
-        """Token ids before and after the prefix: [BOS] before, after; or the same inside a chat template."""
-        before, after = self.settings.before, self.settings.after
-        bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        if self.settings.chat:
-            turn = [{"role": "user", "content": before + PREFIX_MARK + after}]
-            text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-            before, _, after = text.partition(PREFIX_MARK)
-            bos = []  # the template has its own
-        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in (before, after)]
-        return bos + ids[0], ids[1]
-
-    def _embed_prompt(self, ids: list[int], prefix: Tensor) -> Tensor:
-        tokens = torch.tensor(ids, dtype=torch.long, device=prefix.device).expand(len(prefix), len(ids))
-        return self._embed(tokens)
-
-    def _embed(self, input_ids: Tensor) -> Tensor:
-        embedded: Tensor = self.llm.get_input_embeddings()(input_ids)
-        return embedded
+            load_weights(self.text_condition, Path(folder, CONDITION_FILE))

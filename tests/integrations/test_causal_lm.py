@@ -133,6 +133,7 @@ def trained(captioner, captions, steps=20):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
+    captioner.eval()
     return rows["embedding"], losses[0], losses[-1]
 
 
