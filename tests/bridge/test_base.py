@@ -3,8 +3,10 @@
 import json
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from dlink_adapter.baselines.diffusion_bridge import PACKAGE
@@ -73,6 +75,8 @@ def test_bridges_refuse_alike(bridge):
     ):
         with pytest.raises(ValueError, match=message):
             bridge(bad)
+    with pytest.raises(TypeError, match=r"expected a tensor \(..., 16\), got ndarray: torch.as_tensor makes one"):
+        bridge(np.ones((3, 16)))
     with pytest.raises(ValueError, match="modality is 'image'"):
         bridge(torch.ones(3, 16), modality="image")
 
@@ -169,6 +173,17 @@ def test_the_model_card_carries_the_settings_and_what_was_measured(link, tmp_pat
     names = {"folder": tmp_path, "embeddings": torch.ones(2, 16)}
     exec(example, names)
     assert names["text_like"].shape == (2, 16)
+
+
+def test_the_header_of_the_card(link, tmp_path):
+    hub = {"license": "mit", "datasets": ["org/sounds"], "base_model": "org/clap"}
+    link.metadata |= {**hub, "gap_before_and_after": {"rmg": [0.9, 0.1], "r_at_1": [0.2, 0.3]}}
+    link.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert {name: getattr(card.data, name) for name in hub} == hub and "arxiv:2510.11330" in card.data.tags
+    assert card.data.pipeline_tag == "feature-extraction" and "@article{diffusion_link," in card.text
+    assert {found.metric_type: found.metric_value for found in card.data.eval_results} == {"rmg": 0.1, "r_at_1": 0.3}
+    assert card.data.model_name == "diffusion_link"
 
 
 @pytest.mark.parametrize(("name", "rows"), [("diffusion_link", 0), ("ridge", 0), ("kernel_ridge", 36), ("memory", 36)])

@@ -254,5 +254,12 @@ def test_another_model_is_refused(tmp_path):
         ClapEncoder.from_pretrained(tmp_path)
 
 
+def test_a_model_that_is_nowhere(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*gone"):
+        load_encoder("clap", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"^nobody/clap is neither a folder nor a repository that .*: [^\n]+$"):
+        load_encoder("clap", "nobody/clap")
+
+
 def test_from_the_registry(folder, encoder):
     assert load_encoder("clap", str(folder), batch_size=1).fingerprint == encoder.fingerprint
