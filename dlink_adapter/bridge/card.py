@@ -40,18 +40,20 @@ def model_card(name: str, config: dict[str, Any], metadata: dict[str, Any], trai
     Args:
         name: of the kind of bridge.
         config: its settings.
-        metadata: free JSON. The hub's fields `license`, `datasets` and `base_model` go into the header.
+        metadata: free JSON. The hub's fields `license`, `datasets` and `base_model` go into the header, with
+            what `fit` measured behind the bridge.
         training_rows: embeddings of the training pairs that its weights hold.
     """
+    measured = [
+        EvalResult("feature-extraction", "paired-embeddings", "held-out pairs", metric, after)
+        for metric, (_, after) in metadata.get("gap_before_and_after", {}).items()
+    ]
     header = ModelCardData(
         library_name="dlink-adapter",
         pipeline_tag="feature-extraction",
         tags=["dlink-adapter", "modality-gap", "multimodal", "arxiv:2510.11330"],
         model_name=name,
-        eval_results=[
-            EvalResult("feature-extraction", "paired-embeddings", "held-out pairs", metric, after)
-            for metric, (_, after) in metadata.get("gap_before_and_after", {}).items()
-        ],
+        eval_results=measured or None,
         license=metadata.get("license"),
         datasets=metadata.get("datasets"),
         base_model=metadata.get("base_model"),

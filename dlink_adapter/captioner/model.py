@@ -28,7 +28,11 @@ class Captioner(PrefixModel, Shareable):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Self:
-        """Load a captioner from a folder or from the hub: see `load_captioner` in `integrations.causal_lm`."""
+        """Load a captioner from a folder or from the hub.
+
+        `options` are those of `dlink_adapter.integrations.causal_lm.load_captioner`: revision, token, cache_dir,
+        local_files_only, force_download, subfolder, device, quantize, and dtype, device_map, ... of the base model.
+        """
         # By its name, as encoders are: it needs transformers and peft, which this module does without.
         loaded: Self = import_module("dlink_adapter.integrations.causal_lm").load_captioner(name_or_path, **options)
         return loaded

@@ -4,7 +4,7 @@ This is everything that an audio encoder needs before its first layer. soundfile
 mp3, soxr changes the sampling rate; both are in `pip install "dlink-adapter[clap]"`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -85,10 +85,13 @@ def as_waveform(clip: Any, rate: int, sampling_rate: int | None = None) -> Wavef
     """
     if isinstance(clip, (str, Path)):
         return load_audio(clip, rate)
-    if isinstance(clip, Mapping):
-        if not {"array", "sampling_rate"} <= clip.keys():
-            raise AudioError(f"expected a dict with array and sampling_rate, got the keys {', '.join(map(str, clip))}")
-        clip = clip["array"], clip["sampling_rate"]
+    if not isinstance(clip, (np.ndarray, Tensor, list, tuple)):  # a dict, or the decoder of datasets that acts as one
+        try:
+            clip = clip["array"], clip["sampling_rate"]
+        except (KeyError, TypeError) as error:
+            raise AudioError(
+                f"expected a file, (array, rate in Hz) or a dict with array and sampling_rate, got {clip!r:.60}"
+            ) from error
     array, own_rate = clip if isinstance(clip, tuple) and len(clip) == 2 else (clip, sampling_rate)
     if own_rate is None:
         raise AudioError("an array does not tell its rate: give (array, rate in Hz), or sampling_rate= for all arrays")

@@ -165,7 +165,7 @@ def test_the_model_card_carries_the_settings_and_what_was_measured(link, tmp_pat
     link.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     front = card.split("---")[1]
-    assert "library_name: dlink-adapter" in front
+    assert "library_name: dlink-adapter" in front and "model-index" not in front
     for name, value in vars(link.config).items():
         assert f"| {name} | {json.dumps(value)} |" in card
     assert "## calibration" in card and "| paired_cosine | 0.8725 |" in card and '| fingerprint | "clap-1" |' in card
