@@ -24,6 +24,7 @@ from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.bridge.hub import resolve_folder
 from dlink_adapter.captioner.config import BRIDGE_FOLDER, CaptionerConfig, read_captioner_config
 from dlink_adapter.captioner.model import ADAPTER_FOLDER, CONDITION_FILE, PROJECTOR_FILE, Captioner
+from dlink_adapter.files import read_json
 from dlink_adapter.folders import CAPTIONER_FILE
 from dlink_adapter.registry import load_bridge
 
@@ -95,14 +96,17 @@ def load_base_model(config: CaptionerConfig, weights: Path | None = None, **opti
 
     Raises:
         FileNotFoundError: no such folder, or no such repository.
-        ValueError: tuned weights that lack keys.
+        ValueError: damaged weights, or tuned ones that lack keys.
     """
     shared = {name: options[name] for name in (*HUB, "revision") if name in options}
     resolve_folder(config.base_model, ("config.json",), **shared)  # soon says what transformers says after retries
     if config.quantize is not None:
         options = {"quantization_config": quantization(config.quantize), **options}
     source = str(weights or config.base_model)
-    llm, loaded = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    try:
+        llm, loaded = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {source} are damaged: {error}") from error
     if weights is not None and loaded["missing_keys"]:
         raise ValueError(f"{weights} lacks the weights {', '.join(sorted(loaded['missing_keys']))}")
     if config.quantize is not None:
@@ -120,6 +124,7 @@ def load_lora(llm: Any, folder: Path) -> PeftModel:
         ValueError: a damaged file, or one whose keys or shapes are not those of its config on this model.
     """
     file = folder / "adapter_model.safetensors"
+    read_json(folder / "adapter_config.json")  # peft does not name a damaged one
     try:
         with safe_open(file, framework="pt") as tensors:
             saved = set(tensors.keys())

@@ -19,6 +19,7 @@ from dlink_adapter.captioner.generation import generation_settings, in_eval_mode
 from dlink_adapter.captioner.prefix_model import PrefixModel
 from dlink_adapter.extract.encoders import encode_media, load_encoder
 from dlink_adapter.files import write_atomically
+from dlink_adapter.folders import is_path
 
 PROJECTOR_FILE, CONDITION_FILE, ADAPTER_FOLDER = "projector.safetensors", "text_condition.safetensors", "adapter"
 
@@ -148,12 +149,16 @@ class Captioner(PrefixModel, Shareable):
         write_atomically(folder / CARD_FILE, captioner_card(written, self.bridge, rows))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """As of a bridge. Raises ValueError where the base model or the encoder is a folder of this machine."""
+        """As of a bridge: private, token, commit_message, create_pr, revision.
+
+        Raises ValueError where the base model or the encoder is a folder of this machine.
+        """
         for name in PATHS:
-            if getattr(self.settings, name) and Path(getattr(self.settings, name)).is_dir():
+            path = getattr(self.settings, name)
+            if path and (is_path(path) or Path(path).is_dir()):
                 raise ValueError(
-                    f"{name} is the folder {getattr(self.settings, name)}, which nobody else has: push that to the hub "
-                    "first, and name its repository in the captioner's settings"
+                    f"{name} is the folder {path}, which nobody else has: push that to the hub first, and name its "
+                    "repository in the captioner's settings"
                 )
         return super().push_to_hub(repo_id, **options)
 

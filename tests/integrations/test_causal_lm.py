@@ -299,12 +299,18 @@ def test_weights_that_were_cut_are_named(llama, link, tmp_path, file):
     (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:500])
     with pytest.raises(ValueError, match=f"{file} is damaged"):
         load_captioner(tmp_path)
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config\.json is damaged"):
+        load_captioner(tmp_path)
 
 
 def test_tuned_weights_that_lack_keys(llama, link, tmp_path):
     new_captioner(link, CaptionerConfig(str(llama), hidden=32, tuning="full")).save_pretrained(tmp_path)
     rewrite(tmp_path / "adapter" / "model.safetensors", lambda tensors: tensors.pop("model.norm.weight"))
     with pytest.raises(ValueError, match=r"adapter lacks the weights model\.norm\.weight"):
+        load_captioner(tmp_path)
+    (tmp_path / "adapter" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"the weights in .*adapter are damaged"):
         load_captioner(tmp_path)
 
 
