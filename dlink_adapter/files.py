@@ -56,6 +56,17 @@ def keep_settings(path: Path, settings: dict[str, Any], holder: str) -> None:
         raise ValueError(f"{holder} with other settings ({was}): remove it first, or choose another folder")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError, which names the file, where it holds something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged: expected a JSON object, got {json.dumps(values):.40}")
+    return values
+
+
 def to_jsonl(entries: Any) -> str:
     """The entries as JSON, one on each line."""
     return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)

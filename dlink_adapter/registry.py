@@ -13,7 +13,7 @@ import torch
 
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.bridge.config import from_known
-from dlink_adapter.bridge.hub import read_config, resolve_folder
+from dlink_adapter.bridge.hub import CONFIG_FILE, read_config, resolve_folder, settings_in
 
 
 class _Bridges(UserDict[str, Any]):
@@ -59,7 +59,10 @@ def load_bridge(
 ) -> Bridge:
     """Load a saved bridge of any kind from a folder or from the hub; the arguments are those of `from_pretrained`."""
     folder = resolve_folder(name_or_path, subfolder=subfolder, **hub)
-    return _kind(read_config(folder)["bridge"]).from_pretrained(folder, device=device, dtype=dtype)
+    values = read_config(folder)
+    with settings_in(folder / CONFIG_FILE, values.get("version")):
+        kind = _kind(values["bridge"])
+    return kind.from_pretrained(folder, device=device, dtype=dtype)
 
 
 def _kind(name: str) -> type[Bridge]:

@@ -5,18 +5,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from safetensors import SafetensorError, safe_open
+
+try:
+    from peft import (
+        LoraConfig,
+        PeftModel,
+        get_peft_model,
+        get_peft_model_state_dict,
+        prepare_model_for_kbit_training,
+    )
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+except ImportError as error:
+    raise ImportError('a captioner needs transformers and peft: pip install "dlink-adapter[llm]"') from error
 
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.bridge.hub import resolve_folder
-from dlink_adapter.captioner.config import BRIDGE_FOLDER, CONFIG_FILE, CaptionerConfig, read_captioner_config
+from dlink_adapter.captioner.confidence import CONFIDENCE_FILE
+from dlink_adapter.captioner.config import BRIDGE_FOLDER, CaptionerConfig, read_captioner_config
 from dlink_adapter.captioner.model import ADAPTER_FOLDER, CONDITION_FILE, PROJECTOR_FILE, Captioner
+from dlink_adapter.files import read_json
+from dlink_adapter.folders import CAPTIONER_FILE
 from dlink_adapter.registry import load_bridge
 
 LORA_TARGETS = {"phi3": ["qkv_proj"]}  # families that peft has no layers for: query and value, as for a LLaMA
 AS_SAVED = "as saved"
+HUB = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 def new_captioner(bridge: Bridge, config: CaptionerConfig, **options: Any) -> Captioner:
@@ -36,42 +51,98 @@ def load_captioner(
     name_or_path: str | Path,
     *,
     quantize: str | None = AS_SAVED,
-    captioner_revision: str | None = None,
+    revision: str | None = None,
+    base_model_revision: str | None = None,
+    subfolder: str = "",
+    device: str | torch.device | None = None,
     **options: Any,
 ) -> Captioner:
     """A captioner that `Captioner.save_pretrained` saved, from a folder or from the hub.
 
     Args:
         quantize: another quantisation of the base model than it was trained with; None for none.
-        captioner_revision: branch, tag or commit of its repository.
-        options: as for `new_captioner`.
+        revision: branch, tag or commit of its repository.
+        base_model_revision: of the base model's.
+        subfolder: where it lies in the folder or the repository.
+        device: where it is put; a quantised one is where `device_map` puts it.
+        options: token, cache_dir, local_files_only and force_download, for both repositories; and as for
+            `new_captioner`.
 
     Raises:
-        FileNotFoundError: no captioner there.
-        ValueError: settings that are unknown, or a bridge that it was not saved with.
+        FileNotFoundError: no captioner there, or not its base model.
+        ValueError: settings that are unknown, a bridge that it was not saved with, or weights that are damaged or have
+            other keys; each names its file.
     """
-    files = (f"{BRIDGE_FOLDER}/*", f"{ADAPTER_FOLDER}/*", CONFIG_FILE, PROJECTOR_FILE, CONDITION_FILE)
-    folder = resolve_folder(name_or_path, files, revision=captioner_revision)
+    files = (
+        f"{BRIDGE_FOLDER}/*",
+        f"{ADAPTER_FOLDER}/*",
+        CAPTIONER_FILE,
+        PROJECTOR_FILE,
+        CONDITION_FILE,
+        CONFIDENCE_FILE,
+    )
+    hub = {name: options[name] for name in HUB if name in options}
+    folder = resolve_folder(name_or_path, files, subfolder=subfolder, revision=revision, **hub)
+    if base_model_revision is not None:
+        options["revision"] = base_model_revision
     config = read_captioner_config(folder)
     if quantize != AS_SAVED:
         config = replace(config, quantize=quantize)
     adapter = folder / ADAPTER_FOLDER
     llm, tokenizer = load_base_model(config, weights=adapter if config.tuning == "full" else None, **options)
     if config.tuning == "lora":
-        llm = PeftModel.from_pretrained(llm, str(adapter), is_trainable=True)
+        llm = load_lora(llm, adapter)
     captioner = Captioner(load_bridge(folder / BRIDGE_FOLDER), llm, tokenizer, config)
     captioner.load_trained(folder)
-    return captioner.eval()
+    return captioner.eval() if device is None else captioner.eval().to(device)
 
 
 def load_base_model(config: CaptionerConfig, weights: Path | None = None, **options: Any) -> tuple[Any, Any]:
-    """The language model, quantised if the config says so, and its tokenizer; `weights` replaces the model's own."""
+    """The language model, quantised if the config says so, and its tokenizer.
+
+    `weights` is a folder with tuned weights of the whole model, to load in place of its own.
+
+    Raises:
+        FileNotFoundError: no such folder, or no such repository.
+        ValueError: damaged weights, or tuned ones that lack keys.
+    """
+    shared = {name: options[name] for name in (*HUB, "revision") if name in options}
+    resolve_folder(config.base_model, ("config.json",), **shared)  # soon says what transformers says after retries
     if config.quantize is not None:
         options = {"quantization_config": quantization(config.quantize), **options}
-    llm = AutoModelForCausalLM.from_pretrained(str(weights or config.base_model), **options)
+    source = str(weights or config.base_model)
+    try:
+        llm, loaded = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {source} are damaged: {error}") from error
+    if weights is not None and loaded["missing_keys"]:
+        raise ValueError(f"{weights} lacks the weights {', '.join(sorted(loaded['missing_keys']))}")
     if config.quantize is not None:
         llm = prepare_model_for_kbit_training(llm, use_gradient_checkpointing=False)
-    return llm, AutoTokenizer.from_pretrained(config.base_model)
+    if "trust_remote_code" in options:
+        shared["trust_remote_code"] = options["trust_remote_code"]
+    return llm, AutoTokenizer.from_pretrained(config.base_model, **shared)
+
+
+def load_lora(llm: Any, folder: Path) -> PeftModel:
+    """The model with the LoRA of a folder, to be trained on.
+
+    Raises:
+        FileNotFoundError: no LoRA there.
+        ValueError: a damaged file, or one whose keys or shapes are not those of its config on this model.
+    """
+    file = folder / "adapter_model.safetensors"
+    read_json(folder / "adapter_config.json")  # peft does not name a damaged one
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            saved = set(tensors.keys())
+        model = PeftModel.from_pretrained(llm, str(folder), is_trainable=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{file} is damaged, or does not fit the base model: {error}") from error
+    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if saved != expected:  # peft leaves such layers untrained
+        raise ValueError(f"{file}: missing keys {sorted(expected - saved)}, unexpected keys {sorted(saved - expected)}")
+    return model
 
 
 def lora_config(config: CaptionerConfig, model_type: str) -> LoraConfig:

@@ -4,7 +4,7 @@
 weights into a `ClapModel` (`laion_checkpoint.py`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlink_adapter.extract.audio import SHORTEST_TAIL, Waveform, load_audio, windows
+from dlink_adapter.extract.audio import SHORTEST_TAIL, Waveform, clip_windows, load_audio, windows
 from dlink_adapter.extract.encoders import Loaded, check_sequence, encode_distinct, encode_windows, fingerprint
 from dlink_adapter.integrations.laion_checkpoint import clap_model, read_checkpoint
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
@@ -65,7 +65,12 @@ class CheckpointEncoder(ClapEncoder):
 def load_windows(path: str | Path) -> Loaded:
     """A file as windows `(windows, samples)` of 10 s at 48 kHz, a shorter one repeated and filled with zeros."""
     audio = load_audio(path, RATE)
-    return Loaded(np.stack([_filled(window) for window in windows(audio, RATE, SECONDS)]), len(audio) / RATE)
+    return Loaded(filled_windows(audio), len(audio) / RATE)
+
+
+def filled_windows(audio: Waveform) -> Waveform:
+    """`(samples,)` at 48 kHz -> `(windows, samples)` of 10 s each."""
+    return np.stack([_filled(window) for window in windows(audio, RATE, SECONDS)])
 
 
 def _filled(window: Waveform) -> Waveform:
@@ -135,22 +140,14 @@ class LaionClapEncoder:
         return {"id": self.id, "fingerprint": self.fingerprint, "rate": RATE, "windows": rule}
 
     @torch.no_grad()
-    def encode_audio(self, clips: Iterable[str | Path | Loaded]) -> Tensor:
-        """Files, or what `load` made of them, to unit-norm embeddings `(n, dim)`; long clips are means of windows.
-
-        Raises:
-            AudioError: a file that cannot be used, by its name.
-        """
+    def encode_audio(self, clips: Iterable[Any], *, sampling_rate: int | None = None) -> Tensor:
+        """Audio to unit-norm embeddings `(n, dim)`: see `ClapEncoder.encode_audio`."""
         check_sequence(clips)
-        pieces = (
-            (index, window)
-            for index, clip in enumerate(clips)
-            for window in (clip if isinstance(clip, Loaded) else self.load(clip)).features
-        )
+        pieces = clip_windows(clips, filled_windows, RATE, sampling_rate)
         return encode_windows(pieces, self._embed_windows, batch_size=self.batch_size, dim=self.dim)
 
     @torch.no_grad()
-    def encode_text(self, captions: Sequence[str]) -> Tensor:
+    def encode_text(self, captions: Iterable[str]) -> Tensor:
         """Captions to unit-norm embeddings `(n, dim)`; equal captions are computed once.
 
         Raises:

@@ -142,14 +142,19 @@ class PrecomputedEncoder:
             ValueError: an embedding of another width than the captions'.
         """
         check_sequence(clips)
+        clips = list(clips)
+        for index, clip in enumerate(clips):
+            if not isinstance(clip, (str, Path, Loaded)):
+                raise TypeError(f"clip {index} is of type {type(clip).__name__}: expected a file with its embedding")
         rows = [(clip if isinstance(clip, Loaded) else self.load(clip)).features for clip in clips]
         if any(len(row) != self.dim for row in rows):
             raise ValueError(f"the captions are {self.dim} wide, the clips {sorted({len(row) for row in rows})}")
         return normalize(torch.from_numpy(np.stack(rows)), dim=-1) if rows else torch.zeros(0, self.dim)
 
-    def encode_text(self, captions: Sequence[str]) -> Tensor:
+    def encode_text(self, captions: Iterable[str]) -> Tensor:
         """The rows `(n, dim)` of these captions. Raises ValueError on one that is not in the table."""
         check_sequence(captions)
+        captions = list(captions)
         unknown = next((caption for caption in captions if caption not in self.row_of), None)
         if unknown is not None:
             raise ValueError(f"{self.id} has no embedding of the caption {unknown!r}")

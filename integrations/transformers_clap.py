@@ -6,7 +6,7 @@ windows.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,15 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import dlink_adapter
-from dlink_adapter.extract.audio import (
-    SHORTEST_TAIL,
-    AudioError,
-    Waveform,
-    check_waveform,
-    load_audio,
-    log_mel,
-    windows,
-)
+from dlink_adapter.extract.audio import SHORTEST_TAIL, Waveform, clip_windows, load_audio, log_mel, windows
 from dlink_adapter.extract.encoders import Loaded, check_sequence, encode_windows, fingerprint, pooled
 from dlink_adapter.integrations.two_towers import TwoTowers, settings_of
 
@@ -81,7 +73,7 @@ class ClapEncoder(TwoTowers):
         id: hub id, folder or shipped name it was loaded from.
         revision: hub revision that was asked for, else the commit that was loaded; None for a folder.
         dim: width of the shared space.
-        rate: sampling rate of the arrays `encode_audio` takes, in Hz.
+        rate: sampling rate of the model, in Hz.
         seconds: length of a window in seconds.
         fingerprint: 16 hex digits over the weights, the preprocessing and the vocabulary.
         load: reads a file for `encode_audio`, in any process.
@@ -129,35 +121,24 @@ class ClapEncoder(TwoTowers):
         return {**{name: getattr(self, name) for name in names}, "windows": rule}
 
     @torch.no_grad()
-    def encode_audio(self, clips: Iterable[str | Path | Waveform | Loaded], *, progress: bool = False) -> Tensor:
+    def encode_audio(self, clips: Iterable[Any], *, sampling_rate: int | None = None, progress: bool = False) -> Tensor:
         """Audio to unit-norm embeddings `(n, dim)`.
 
         Args:
-            clips: files of any rate and channel count, or mono arrays `(samples,)` at `self.rate` Hz, or what
-                `self.load` made of files. They are read one by one, as the batches need them. The embedding of a clip
-                longer than `self.seconds` is the mean over its windows; a shorter clip is repeated.
+            clips: files of any rate and channel count, `(array, rate)`, audio of the library datasets, or mono arrays
+                `(samples,)`, as in `as_waveform`; or what `self.load` made of files. They are read one by one,
+                as the batches need them. The embedding of a clip longer than `self.seconds` is the mean over its
+                windows; a shorter clip is repeated.
+            sampling_rate: of arrays that come without theirs, in Hz.
             progress: shows a bar when on a terminal.
 
         Raises:
-            AudioError: a clip that cannot be used, by its file name or its place in `clips`.
+            AudioError: a clip that cannot be used, or an array of unknown rate, by its place in `clips`.
         """
         check_sequence(clips)
-        pieces = self._windows(tqdm(clips, desc="audio", unit="clip", disable=None if progress else True))
+        bar = tqdm(clips, desc="audio", unit="clip", disable=None if progress else True)
+        pieces = clip_windows(bar, self.load.features, self.rate, sampling_rate)
         return encode_windows(pieces, self._embed_windows, batch_size=self.batch_size, dim=self.dim)
-
-    def _windows(self, clips: Iterable[str | Path | Waveform | Loaded]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for index, clip in enumerate(clips):
-            if isinstance(clip, (str, Path)):
-                features = self.load(clip).features
-            elif isinstance(clip, Loaded):
-                features = clip.features
-            else:
-                try:
-                    features = self.load.features(check_waveform(clip))
-                except AudioError as error:
-                    raise AudioError(f"clip {index}: {error}") from None
-            for window in features:
-                yield index, window
 
     def _embed_windows(self, batch: list[NDArray[np.float32]]) -> Tensor:
         mel = torch.from_numpy(np.stack(batch)).to(self.model.device)

@@ -102,16 +102,16 @@ class ClipEncoder(TwoTowers):
         return {name: getattr(self, name) for name in names} | {"pixels": self.model.config.vision_config.image_size}
 
     @torch.no_grad()
-    def encode_image(self, images: Iterable[str | Path | Image.Image | Loaded], *, progress: bool = False) -> Tensor:
+    def encode_image(self, images: Iterable[Any], *, progress: bool = False) -> Tensor:
         """Images to unit-norm embeddings `(n, dim)`.
 
         Args:
-            images: files, PIL images, or what `self.load` made of files. They are read one by one, as the batches need
-                them.
+            images: files, PIL images, arrays `(height, width, 3)` of uint8, or what `self.load` made of files. They are
+                read one by one, as the batches need them.
             progress: shows a bar when on a terminal.
 
         Raises:
-            UnreadableError: a file that cannot be used, by its name.
+            UnreadableError: a file or an image that cannot be used, by its name or its place.
         """
         check_sequence(images)
         pixels = self._pixels(tqdm(images, desc="images", unit="image", disable=None if progress else True))
@@ -121,11 +121,18 @@ class ClipEncoder(TwoTowers):
             rows.append(pooled(self.model.get_image_features(pixel_values=inputs), self.dim))
         return normalize(torch.cat(rows), dim=-1) if rows else torch.zeros(0, self.dim)
 
-    def _pixels(self, images: Iterable[str | Path | Image.Image | Loaded]) -> Iterator[NDArray[np.float32]]:
-        for image in images:
+    def _pixels(self, images: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
+        for index, image in enumerate(images):
             if isinstance(image, Loaded):
                 yield image.features
             elif isinstance(image, Image.Image):
                 yield self.load.features(image)
-            else:
+            elif isinstance(image, (str, Path)):
                 yield self.load(image).features
+            else:
+                array = np.asarray(image)
+                if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+                    raise UnreadableError(
+                        f"image {index}: expected uint8 (height, width, 3), got {array.shape} {array.dtype}"
+                    )
+                yield self.load.features(Image.fromarray(array))

@@ -1,12 +1,13 @@
 """What the encoders of transformers' two-tower models share: frozen weights, a device, captions in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from dlink_adapter.bridge.hub import resolve_folder
 from dlink_adapter.extract.encoders import check_tokenizer, encode_distinct, pooled
 
 
@@ -51,7 +52,7 @@ class TwoTowers:
             batch_size: windows, images or captions in a forward pass.
 
         Raises:
-            OSError: there is no such model.
+            FileNotFoundError: there is no such model, or the hub cannot be reached.
             ValueError: it is of another type, its tokenizer came back without a vocabulary, or a revision of a model
                 that comes with the package.
         """
@@ -62,6 +63,7 @@ class TwoTowers:
             if revision is not None:
                 raise ValueError(f"revision is {revision!r}: {id!r} comes with the package and has none")
             name = str(cls.shipped[name_or_path])
+        resolve_folder(name, ("config.json",), revision=revision)  # soon says what transformers says after retries
         model_type = AutoConfig.from_pretrained(name, revision=revision).model_type
         if model_type not in cls.model_types:
             raise ValueError(f"{name} is a {model_type} model: {cls.__name__} takes {' and '.join(cls.model_types)}")
@@ -73,7 +75,7 @@ class TwoTowers:
         return encoder_class(model, processor, tokenizer, id=id, revision=revision, batch_size=batch_size)
 
     @torch.no_grad()
-    def encode_text(self, captions: Sequence[str], *, progress: bool = False) -> Tensor:
+    def encode_text(self, captions: Iterable[str], *, progress: bool = False) -> Tensor:
         """Captions to unit-norm embeddings `(n, dim)`; equal captions are computed once, long ones are truncated.
 
         Raises:

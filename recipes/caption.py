@@ -3,32 +3,49 @@
 dlink caption dog.wav street.flac --model dlink-demo
 dlink caption recordings --model dlink-demo --out said.jsonl
 
-Prints a line a clip, its name and its caption with a tab between. A folder stands for the audio files below it, or, if
-`dlink extract-embeddings` made it, for its clips, which go by their ids. A file that cannot be read is named on stderr,
-the others are captioned all the same, and the exit code is 1. `dlink evaluate` scores what `--out` writes.
+dlink caption recordings --model dlink-demo --candidates 8 --min_confidence 0.3
+
+Prints a line a clip, its name and its caption with a tab between. With `--json` it is a JSON object with all candidates
+and, if the captioner was calibrated (`dlink calibrate`), a confidence in [0, 1]. A folder stands for the audio files
+below it or, if `dlink extract-embeddings` made it, for its clips, which go by their ids. A file that cannot be read is
+named on stderr, the others are captioned all the same, and the exit code is 1. `dlink evaluate` scores what `--out`
+writes.
 """
 
 import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dlink_adapter import PairedEmbeddings
-from dlink_adapter.captioner.model import Captioner
+from dlink_adapter import Captioner, PairedEmbeddings
+from dlink_adapter.captioner.model import Captioned
 from dlink_adapter.data.clip_tables import AUDIO, files_below
-from dlink_adapter.extract.encoders import AudioEncoder, UnreadableError, load_encoder
+from dlink_adapter.extract.encoders import UnreadableError
 from dlink_adapter.files import to_jsonl, write_atomically
-from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.training.processes import process_state
 
 Batch = tuple[list[str], Tensor]  # names, embeddings
 
 
-def main(clips: list[str], *, model: Path, out: Path | None = None, batch_size: int = 32, num_beams: int = 1) -> int:
+def main(
+    clips: list[str],
+    *,
+    model: Path,
+    out: Path | None = None,
+    batch_size: int = 32,
+    num_beams: int = 1,
+    candidates: int = 1,
+    choose: Literal["encoder", "mbr", "likelihood"] = "encoder",
+    source: Literal["beams", "sampling", "draws", "draws_and_sampling"] = "beams",
+    seed: int = 0,
+    min_confidence: float | None = None,
+    json: bool = False,
+) -> int:
     """Caption audio.
 
     Args:
@@ -37,9 +54,19 @@ def main(clips: list[str], *, model: Path, out: Path | None = None, batch_size: 
         model: folder of a captioner, such as the output of `dlink demo`.
         out: file for the captions as JSONL, {"clip": ..., "caption": ...} a line.
         batch_size: clips that are encoded and captioned together.
-        num_beams: beams of the search; 1 is greedy.
+        num_beams: beams of the search for a single candidate; 1 is greedy.
+        candidates: captions of each clip to choose one from.
+        choose: encoder, the candidate whose text embedding is nearest to the bridged audio; mbr, the one nearest to all
+            others; likelihood, the likeliest to the language model.
+        source: of the candidates: beams or sampling of the language model, draws of the bridge, or
+            draws_and_sampling.
+        seed: of sampling and draws.
+        min_confidence: mark captions of which the captioner is less sure.
+        json: print JSON.
     """
-    captioner = load_captioner(model)
+    captioner = Captioner.from_pretrained(model)
+    if min_confidence is not None and captioner.confidence is None:
+        raise ValueError(f"{model} has no calibrated confidence: dlink calibrate {model} --val PAIRS")
     if captioner.settings.quantize is None:  # else it is where it runs
         captioner.to(process_state().device)
     folders = [Path(clip) for clip in clips if Path(clip, "header.json").is_file()]
@@ -48,20 +75,40 @@ def main(clips: list[str], *, model: Path, out: Path | None = None, batch_size: 
     batches = [_of_pairs(pairs, batch_size) for pairs in embedded]
     unreadable: list[str] = []
     if files:
-        batches.insert(0, _of_files(files, _encoder(captioner, model), batch_size, unreadable))
+        batches.insert(0, _of_files(files, captioner, batch_size, unreadable))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
+    asked: dict[str, Any] = {"batch_size": batch_size}
+    if in_full := candidates > 1 or json or min_confidence is not None:
+        asked |= {"candidates": candidates, "choose": choose, "source": source, "seed": seed, "return_all": True}
+    if candidates == 1:
+        asked["num_beams"] = num_beams
     said = []
     with tqdm(desc="captions", total=len(files) + sum(p.clips for p in embedded), unit="clip", disable=None) as bar:
         for names, embeddings in chain(*batches):
-            captions = captioner.generate(embeddings, batch_size=batch_size, num_beams=num_beams)
-            for name, caption in zip(names, captions, strict=True):
-                tqdm.write(f"{name}\t{caption}", file=sys.stdout)
-                said.append({"clip": name, "caption": caption})
+            captions = captioner.caption(embeddings, **asked)
+            for name, found in zip(names, captions, strict=True):
+                line = {"clip": name, **(_in_full(found, min_confidence) if in_full else {"caption": found})}
+                tqdm.write(to_jsonl([line]).strip() if json else _text(line), file=sys.stdout)
+                said.append(line)
             bar.update(len(names))
     if out is not None:
         write_atomically(out, to_jsonl(said))
     return int(bool(unreadable))
+
+
+def _in_full(found: Captioned, least: float | None) -> dict[str, Any]:
+    """A caption, its candidates and, as far as there is one, its confidence, marked where it is below the least."""
+    line: dict[str, Any] = {"caption": found.caption, "candidates": found.candidates}
+    if found.confidence is not None:
+        line["confidence"] = round(found.confidence, 4)
+        if least is not None and found.confidence < least:
+            line["unsure"] = True
+    return line
+
+
+def _text(line: dict[str, Any]) -> str:
+    return f"{line['clip']}\t{line['caption']}" + (f"\tunsure: {line['confidence']:.2f}" if "unsure" in line else "")
 
 
 def _files(clip: str) -> list[str]:
@@ -73,32 +120,24 @@ def _files(clip: str) -> list[str]:
     return found
 
 
-def _encoder(captioner: Captioner, model: Path) -> AudioEncoder:
-    if not captioner.settings.encoder:
-        raise ValueError(f"{model} does not say which encoder it was trained with: add encoder and encoder_path to it")
-    encoder: AudioEncoder = load_encoder(captioner.settings.encoder, captioner.settings.encoder_path)
-    captioner.bridge.check_encoder(encoder.fingerprint)
-    return encoder
-
-
 def _opened(folder: Path, captioner: Captioner) -> PairedEmbeddings:
     pairs = PairedEmbeddings.open(folder)
     captioner.bridge.check_encoder(pairs.metadata.get("fingerprint", "an unknown encoder"))
     return pairs
 
 
-def _of_files(files: list[str], encoder: AudioEncoder, batch_size: int, unreadable: list[str]) -> Iterator[Batch]:
+def _of_files(files: list[str], captioner: Captioner, batch_size: int, unreadable: list[str]) -> Iterator[Batch]:
     for start in range(0, len(files), batch_size):
         names, loaded = [], []
         for file in files[start : start + batch_size]:
             try:
-                loaded.append(encoder.load(file))
+                loaded.append(captioner.encoder.load(file))
                 names.append(file)
             except UnreadableError as error:
                 unreadable.append(file)
                 tqdm.write(f"dlink: error: {error}", file=sys.stderr)
         if names:
-            yield names, encoder.encode_audio(loaded)
+            yield names, captioner.embed(loaded)
 
 
 def _of_pairs(pairs: PairedEmbeddings, batch_size: int) -> Iterator[Batch]:

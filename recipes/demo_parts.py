@@ -48,7 +48,7 @@ def embed_world(world: World, clap: str, out: Path) -> None:
     metadata = {"encoder": "clap", "fingerprint": encoder.fingerprint, "rate": encoder.rate}
     for name in ("pairs", "val", "test"):
         captions = world.captions(name)
-        audio = encoder.encode_audio(list(world.waveforms(name)), progress=True)
+        audio = encoder.encode_audio(world.waveforms(name), sampling_rate=world.rate, progress=True)
         text = encoder.encode_text([caption for group in captions for caption in group])
         PairedEmbeddings.write(out / name, audio, text, captions, metadata=metadata)
     unheard = [captions[0] for captions in world.captions("text")]

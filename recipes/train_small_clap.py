@@ -108,7 +108,7 @@ def _scores(sounds: World, clap: Path, settings: dict[str, Any]) -> dict[str, fl
     """Retrieval and gap on the test scenes, which go into scores.json and the card."""
     encoder = ClapEncoder.from_pretrained(clap)
     captions = sounds.captions("test")
-    audio = encoder.encode_audio(list(sounds.waveforms("test")), progress=True)
+    audio = encoder.encode_audio(sounds.waveforms("test"), sampling_rate=sounds.rate, progress=True)
     text = encoder.encode_text([caption for group in captions for caption in group])
     clip = torch.arange(len(captions)).repeat_interleave(len(captions[0]))
     found = measure(audio, text, clip, names=GAP)

@@ -9,7 +9,8 @@ LAYERS = [
     ["__main__"],
     ["cli"],
     ["soundscapes"],
-    ["captioner", "attachment", "extract", "caption_training", "captioner_config"],
+    ["captioner", "attachment", "caption_training", "captioner_config"],
+    ["extract"],
     ["training"],
     ["refine"],
     ["registry"],
@@ -19,6 +20,7 @@ LAYERS = [
     ["measure"],
     ["data"],
     ["stages"],
+    ["folders"],
     ["files", "extras"],
     ["__init__"],
 ]

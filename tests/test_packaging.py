@@ -98,6 +98,6 @@ def test_checkout_behaves_like_the_wheel(checkout: Path, tmp_path: Path) -> None
 
 
 def test_import_is_light(tmp_path: Path) -> None:
-    heavy = {"transformers", "peft", "accelerate", "scipy", "matplotlib"}
+    heavy = {"torch", "transformers", "peft", "accelerate", "scipy", "matplotlib"}
     code = f"import sys, dlink_adapter\nprint(*{heavy} & set(sys.modules))"
     assert python(code, tmp_path, PYTHONPATH=str(ROOT)) == []

@@ -8,18 +8,27 @@ from abc import abstractmethod
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
+from dlink_adapter import __version__
 from dlink_adapter.bridge.card import model_card
 from dlink_adapter.bridge.config import from_known
-from dlink_adapter.bridge.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Shareable, read_config, resolve_folder
+from dlink_adapter.bridge.hub import (
+    CARD_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Shareable,
+    load_weights,
+    read_config,
+    resolve_folder,
+    settings_in,
+)
 from dlink_adapter.bridge.noise import Draws
-from dlink_adapter.bridge.space import EmbeddingSpace, Modality
+from dlink_adapter.bridge.space import EmbeddingSpace, Modality, check_modality
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.files import write_atomically
 
@@ -89,9 +98,11 @@ class Bridge(nn.Module, Shareable):
 
         Raises:
             ValueError: a wrong width, NaN, Inf, a zero vector, a bridge that was not fitted, an unknown modality.
+            TypeError: not a tensor.
         """
-        if modality not in get_args(Modality):
-            raise ValueError(f"modality is {modality!r}: expected one of {', '.join(get_args(Modality))}")
+        check_modality(modality)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"expected a tensor (..., {self.dim}), got {type(x).__name__}: torch.as_tensor makes one")
         if not x.is_floating_point() or x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"expected floating-point embeddings (..., {self.dim}), got {tuple(x.shape)} {x.dtype}")
         if not torch.compiler.is_compiling():  # looking at values would break the graph
@@ -147,7 +158,7 @@ class Bridge(nn.Module, Shareable):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        values = {"bridge": self.name, "config": self.settings(), "metadata": self.metadata}
+        values = {"bridge": self.name, "version": __version__, "config": self.settings(), "metadata": self.metadata}
         write_atomically(folder / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
         write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
         write_atomically(folder / CARD_FILE, model_card(self.name, self.settings(), self.metadata, self.training_rows))
@@ -179,12 +190,10 @@ class Bridge(nn.Module, Shareable):
         values = read_config(folder)
         if values["bridge"] != cls.name:
             raise ValueError(f"{name_or_path} holds a {values['bridge']!r} bridge, not {cls.name!r}: use load_bridge")
-        bridge = cls(from_known(cls.config_class, values["config"]))
+        with settings_in(folder / CONFIG_FILE, values.get("version")):
+            bridge = cls(from_known(cls.config_class, values["config"]))
         bridge.metadata = values.get("metadata", {})
-        try:
-            bridge.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"the weights in {folder} are damaged, or do not fit its config: {error}") from error
+        load_weights(bridge, folder / WEIGHTS_FILE)
         return bridge.to(device=device, dtype=dtype).eval()
 
 

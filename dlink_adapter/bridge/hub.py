@@ -1,13 +1,22 @@
 """Saved bridges as folders and as repositories of the Hugging Face hub."""
 
-import json
+import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from dlink_adapter import __version__
+from dlink_adapter.files import read_json
+from dlink_adapter.folders import BRIDGE_FILE, is_path, wrong_folder
+
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = BRIDGE_FILE, "model.safetensors", "README.md"
 
 
 def resolve_folder(
@@ -27,6 +36,8 @@ def resolve_folder(
     """
     if Path(name_or_path).is_dir():
         return Path(name_or_path, subfolder)
+    if is_path(name_or_path):
+        raise FileNotFoundError(f"there is no folder {name_or_path}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -34,27 +45,50 @@ def resolve_folder(
     try:
         return Path(snapshot_download(str(name_or_path), allow_patterns=patterns, **hub), subfolder)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = " ".join(str(error).split())
         raise FileNotFoundError(
-            f"{name_or_path} is neither a folder nor a repository that can be read: {error}"
+            f"{name_or_path} is neither a folder nor a repository that can be read: {reason}"
         ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What `config.json` in a bridge's folder says: the kind of bridge, its config, its metadata.
+    """What `config.json` in a bridge's folder says: the kind of bridge, its config, its metadata, our version.
 
     Raises FileNotFoundError where there is none, ValueError where it is not that of a bridge.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a saved bridge")
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        complete = {"bridge", "config"} <= set(values)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not complete:
+        raise wrong_folder(folder, CONFIG_FILE, "a saved bridge")
+    values = read_json(path)
+    if "bridge" not in values or not isinstance(values.get("config"), dict):
         raise ValueError(f"{path} is not the config of a bridge: it needs the keys bridge and config")
     return values
+
+
+@contextmanager
+def settings_in(path: Path, version: str | None) -> Iterator[None]:
+    """Errors about the settings in a file name the file, and the version that saved it if that is newer than this one.
+
+    Raises ValueError in place of a ValueError or a TypeError of the block.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        newer = version is not None and _numbers(version) > _numbers(__version__)
+        advice = f" (saved by a newer version of dlink-adapter, {version}: upgrade)" if newer else ""
+        raise ValueError(f"{path}: {error}{advice}") from error
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load all of a safetensors file into a module. Raises ValueError, which names file and keys, where it cannot."""
+    try:
+        module.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged, or does not fit the config: {error}") from error
 
 
 class Shareable(ABC):

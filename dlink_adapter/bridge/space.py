@@ -5,7 +5,7 @@ embedding keeps its distance from the mean: an estimate of text that is unsure l
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,12 @@ class EmbeddingSpace(nn.Module):
         of_text = modality == "text"
         mean, radius = (self.text_mean, self.text_radius) if of_text else (self.audio_mean, self.audio_radius)
         return mean.to(like), radius.to(like)
+
+
+def check_modality(modality: str) -> None:
+    """Raise ValueError on a word that is not a modality."""
+    if modality not in get_args(Modality):
+        raise ValueError(f"modality is {modality!r}: expected one of {', '.join(get_args(Modality))}")
 
 
 def unit_mean(x: Rows) -> Tensor:

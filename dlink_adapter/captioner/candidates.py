@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from dlink_adapter.captioner.decoding import Marginal, RowSampling
-from dlink_adapter.captioner.model import Captioner
+from dlink_adapter.captioner.prefix_model import PrefixModel
 
 Source = Literal["beams", "sampling", "draws", "draws_and_sampling"]
 EncodeText = Callable[[Sequence[str]], Tensor]
-Make = Callable[[Captioner, Tensor, int, list[Generator]], list[str]]  # embeddings (n, dim) -> n x count captions
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Candidates:
     def match(self) -> Tensor:
         """(n, k) cosines of what is said and what is heard. Raises ValueError without embeddings of the captions."""
         if self.embedding is None:
-            raise ValueError("the captioner names no encoder with a text tower to compare captions with audio by")
+            raise ValueError(
+                "the captioner names no encoder to compare captions with audio: choose by mbr or likelihood"
+            )
         return torch.einsum("nd,nkd->nk", self.heard, self.embedding)
 
 
 def make_candidates(
-    captioner: Captioner,
+    captioner: PrefixModel,
     embedding: Tensor,
     count: int,
     *,
@@ -49,6 +52,7 @@ def make_candidates(
     encode_text: EncodeText | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    **options: Any,
 ) -> Candidates:
     """Caption embeddings (n, dim) of audio `count` times each.
 
@@ -61,6 +65,7 @@ def make_candidates(
         encode_text: the encoder's text tower.
         seed: of draws and samples, which depend on a clip's place in `embedding`, and not on the batch.
         batch_size: captions in the making at a time.
+        options: as for `generate`.
 
     Raises:
         ValueError: an unknown source, or fewer than one candidate.
@@ -68,7 +73,7 @@ def make_candidates(
     if source not in SOURCES or count < 1:
         raise ValueError(f"{count} candidates from {source!r}: expected at least one, from {', '.join(SOURCES)}")
     captions = [caption for rows, draws in _batches(embedding, count, seed, batch_size)
-                for caption in SOURCES[source](captioner, rows, count, draws)]  # fmt: skip
+                for caption in SOURCES[source](captioner, rows, count, draws, **options)]  # fmt: skip
     heard = captioner.bridge.map_rows(embedding)
     likely = captioner.log_likelihood(heard.repeat_interleave(count, 0), captions, batch_size=batch_size)
     said = None if encode_text is None else encode_text(captions).unflatten(0, (-1, count))
@@ -77,7 +82,7 @@ def make_candidates(
 
 
 def marginal_captions(
-    captioner: Captioner, embedding: Tensor, draws: int, *, seed: int = 0, batch_size: int = 64
+    captioner: PrefixModel, embedding: Tensor, draws: int, *, seed: int = 0, batch_size: int = 64
 ) -> list[str]:
     """One caption for each embedding (n, dim), by next-token probabilities averaged over draws of the bridge."""
     captions = []
@@ -98,29 +103,34 @@ def _batches(embedding: Tensor, count: int, seed: int, size: int) -> Iterator[tu
         yield embedding[rows], [Generator(embedding.device).manual_seed(of_row) for of_row in seeds]
 
 
-def _beams(captioner: Captioner, rows: Tensor, count: int, generators: list[Generator]) -> list[str]:
-    found = captioner.generate(rows, num_beams=count, num_return_sequences=count, batch_size=len(rows))
-    return [caption for of_clip in found for caption in of_clip] if isinstance(found[0], list) else found
+def _beams(captioner: PrefixModel, rows: Tensor, count: int, generators: list[Generator], **options: Any) -> list[str]:
+    beams = {"num_beams": count, "num_return_sequences": count}
+    found = captioner.generate(rows, batch_size=len(rows), **beams, **options)
+    return found if count == 1 else list(chain(*found))
 
 
-def _sampling(captioner: Captioner, rows: Tensor, count: int, generators: list[Generator]) -> list[str]:
+def _one_each(
+    captioner: PrefixModel,
+    rows: Tensor,
+    count: int,
+    generators: list[Generator],
+    *,
+    drawn: bool = False,
+    sampled: bool = False,
+    **options: Any,
+) -> list[str]:
+    """Caption each row `count` times, from a draw of the bridge, by a sample of the language model, or both."""
     again = rows.repeat_interleave(count, 0)
-    return captioner.generate(again, logits_processor=[RowSampling(generators)], batch_size=len(again))
+    if drawn:
+        options |= {"generator": generators, "samples": 1}
+    if sampled:
+        options |= {"logits_processor": [RowSampling(generators)]}
+    return captioner.generate(again, batch_size=len(again), **options)
 
 
-def _draws(captioner: Captioner, rows: Tensor, count: int, generators: list[Generator]) -> list[str]:
-    again = rows.repeat_interleave(count, 0)
-    return captioner.generate(again, generator=generators, samples=1, batch_size=len(again))
-
-
-def _draws_and_sampling(captioner: Captioner, rows: Tensor, count: int, generators: list[Generator]) -> list[str]:
-    again, sampling = rows.repeat_interleave(count, 0), [RowSampling(generators)]
-    return captioner.generate(again, generator=generators, samples=1, logits_processor=sampling, batch_size=len(again))
-
-
-SOURCES: dict[str, Make] = {
+SOURCES: dict[str, Callable[..., list[str]]] = {
     "beams": _beams,
-    "sampling": _sampling,
-    "draws": _draws,
-    "draws_and_sampling": _draws_and_sampling,
+    "sampling": partial(_one_each, sampled=True),
+    "draws": partial(_one_each, drawn=True),
+    "draws_and_sampling": partial(_one_each, drawn=True, sampled=True),
 }

@@ -17,11 +17,14 @@ from dlink_adapter.extras import import_extra
 Choice = Literal["mbr", "encoder", "likelihood"]
 
 
-def choose(candidates: Candidates, by: Choice) -> Tensor:
-    """The place of the best candidate of each clip, (n,). Raises ValueError on an unknown way to choose."""
+def choose_best(candidates: Candidates, by: Choice) -> list[int]:
+    """The place of the best candidate of each clip. Raises ValueError on an unknown way to choose."""
     if by not in CHOICES:
         raise ValueError(f"choose is {by!r}: expected {', '.join(CHOICES)}")
-    return CHOICES[by](candidates).argmax(-1)
+    if candidates.log_likelihood.shape[1] == 1:
+        return [0] * len(candidates.captions)
+    places: list[int] = CHOICES[by](candidates).argmax(-1).tolist()
+    return places
 
 
 def agreement(candidates: Candidates) -> Tensor:

@@ -6,15 +6,21 @@ the caption's log-likelihood. The other says whether the sound is a known one, b
 those of known sounds from those of silence, noise and tones.
 """
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from dlink_adapter.bridge.hub import load_weights
 from dlink_adapter.captioner.candidates import Candidates
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.extras import import_extra
+from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.right import right_captions
 
+CONFIDENCE_FILE = "confidence.safetensors"
 INVERSE_PENALTY = 100.0  # of both regressions
 
 
@@ -58,6 +64,20 @@ class Confidence(nn.Module):
         audio = normalize(torch.cat([known, strange]).float(), dim=-1)
         _regress(self.known, audio, torch.arange(len(audio)) < len(known))
         return right.float().mean().item()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `CONFIDENCE_FILE` into the folder of a captioner."""
+        write_atomically(Path(folder, CONFIDENCE_FILE), save(self.state_dict()))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, dim: int) -> "Confidence | None":
+        """That of a captioner's folder, if it has one. Raises ValueError, which names the file, on damaged weights."""
+        file = Path(folder, CONFIDENCE_FILE)
+        if not file.is_file():
+            return None
+        confidence = cls(dim)
+        load_weights(confidence, file)
+        return confidence
 
 
 def _features(candidates: Candidates) -> Tensor:

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dlink_adapter import __version__
 from dlink_adapter.bridge.config import from_known
-from dlink_adapter.bridge.hub import WEIGHTS_FILE
+from dlink_adapter.bridge.hub import WEIGHTS_FILE, settings_in
 from dlink_adapter.captioner.conditions import TEXT_CONDITIONS
-from dlink_adapter.files import write_atomically
+from dlink_adapter.files import read_json, write_atomically
+from dlink_adapter.folders import CAPTIONER_FILE, is_path, wrong_folder
 
-CONFIG_FILE, BRIDGE_FOLDER = "captioner.json", "bridge"
+BRIDGE_FOLDER = "bridge"
 PATHS = ("base_model", "encoder_path")  # hub ids, or folders that are saved relative to the captioner's
 BRIDGE_KEY = "bridge_sha256"
 
@@ -81,37 +83,60 @@ class CaptionerConfig:
 
 def write_captioner_config(folder: Path, config: CaptionerConfig) -> CaptionerConfig:
     """Write a captioner's config into its folder, which has the bridge already, and return it as written."""
-    folders = {name: path for name in PATHS if (path := getattr(config, name)) and Path(path).is_dir()}
-    relative: dict[str, Any] = {name: os.path.relpath(path, folder) for name, path in folders.items()}
+    named = {name: getattr(config, name) for name in PATHS if getattr(config, name)}
+    folders = {name: path for name, path in named.items() if is_path(path) or Path(path).is_dir()}
+    relative: dict[str, Any] = {name: _relative(path, folder) for name, path in folders.items()}
     written = replace(config, **relative)
-    values = {**asdict(written), BRIDGE_KEY: bridge_digest(folder)}
-    write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
+    values = {"version": __version__, **asdict(written), BRIDGE_KEY: bridge_digest(folder)}
+    write_atomically(folder / CAPTIONER_FILE, json.dumps(values, indent=2))
     return written
 
 
+def _relative(path: str, folder: Path) -> str:
+    """The path from a folder on, with a dot in front, by which `is_path` knows it."""
+    relative = Path(os.path.relpath(path, folder)).as_posix()
+    return relative if is_path(relative) else f"./{relative}"
+
+
 def read_captioner_config(folder: str | Path) -> CaptionerConfig:
-    """The config of a saved captioner, its base model found from that folder.
+    """The config of a saved captioner, its base model and its encoder found from that folder.
 
     Raises:
-        FileNotFoundError: no captioner there.
+        FileNotFoundError: no captioner there, or not its base model.
         ValueError: unknown settings, or another bridge in the folder than the captioner was saved with.
     """
-    path = Path(folder, CONFIG_FILE)
+    path = Path(folder, CAPTIONER_FILE)
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a saved captioner")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    digest = values.pop(BRIDGE_KEY, None)  # captioners of version 0.1.0 have none
+        raise wrong_folder(Path(folder), CAPTIONER_FILE, "a saved captioner")
+    values = read_json(path)
+    version, digest = values.pop("version", None), values.pop(BRIDGE_KEY, None)  # the first captioners have neither
+    with settings_in(path, version):
+        config: CaptionerConfig = from_known(CaptionerConfig, values)
     if digest is not None and digest != bridge_digest(Path(folder)):
         raise ValueError(
             f"{folder} was saved with another bridge than the one in {BRIDGE_FOLDER}/: put that one back, or train "
             "again"
         )
-    for name in PATHS:
-        beside = Path(os.path.normpath(Path(folder, values.get(name, ""))))
-        if values.get(name) and beside.is_dir():
-            values[name] = str(beside)
-    config: CaptionerConfig = from_known(CaptionerConfig, values)
-    return config
+    found = {name: places(getattr(config, name), Path(folder)) for name in PATHS}
+    if is_path(config.base_model) and not Path(found["base_model"][0]).is_dir():
+        raise FileNotFoundError(
+            f"{path}: the base model {config.base_model} is missing, looked for {', '.join(found['base_model'])}: put "
+            "it there, or write its folder or hub id into base_model"
+        )
+    here: dict[str, Any] = {name: of_name[0] for name, of_name in found.items()}
+    return replace(config, **here)
+
+
+def places(name: str, folder: Path) -> list[str]:
+    """Where a model may be that a captioner in this folder names, what is there first.
+
+    A path leads on from the folder; a captioner that was moved has its model inside its folder or beside it. A hub id
+    is one place, unless the folder holds a folder of that name.
+    """
+    inside = [name, Path(name).name, str(Path("..", Path(name).name))] if is_path(name) else [name]
+    paths = [os.path.normpath(folder / place) for place in inside if name]
+    there = [path for path in paths if Path(path).is_dir()]
+    return list(dict.fromkeys(there + paths)) if is_path(name) or there else [name]
 
 
 def bridge_digest(folder: Path) -> str:

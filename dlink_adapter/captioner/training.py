@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from dlink_adapter.captioner.model import IGNORED, Captioner
+from dlink_adapter.captioner.model import Captioner
+from dlink_adapter.captioner.prefix_model import IGNORED
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.training.trainer import TrainerConfig, run_trainer
 

@@ -101,16 +101,21 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         """The number of pairs, which is the number of captions."""
         return self._table.count("text") if self._is_whole else len(self._caption_rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """(audio, text), each (dim,)."""
+    def __getitem__(self, index: int | slice) -> tuple[Tensor, Tensor]:
+        """(audio, text) of a pair, each (dim,), or of a slice of the pairs, each (n, dim). `select` chooses clips."""
+        if isinstance(index, slice):
+            return self._gathered(list(range(len(self))[index]))
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
         return self.__getitems__([index % len(self)])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
         """The pairs of a batch, fetched together: what a DataLoader calls."""
+        return list(zip(*self._gathered(indices), strict=True))
+
+    def _gathered(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         audio, text = self._table.gather("pair", self._caption_rows[indices]).unbind(1)
-        return list(zip(audio, text, strict=True))
+        return audio, text
 
     @property
     def clips(self) -> int:

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dlink_adapter.files import read_jsonl, to_jsonl, write_atomically
+from dlink_adapter.files import read_json, read_jsonl, to_jsonl, write_atomically
+from dlink_adapter.folders import PAIRS_FILE, wrong_folder
 
 FORMAT_VERSION = 1
 BLOCK_ROWS = 16384
@@ -132,15 +133,15 @@ def write_header(folder: Path, rows: Tensor, shards: list[dict[str, int]], metad
     totals = {name: sum(shard[name] for shard in shards) for name in ("clips", "captions")}
     layout = {"format_version": FORMAT_VERSION, "dim": rows.shape[1], "dtype": _dtype_name(rows)}
     header = {**layout, **totals, "shards": shards, "metadata": metadata}
-    write_atomically(folder / "header.json", json.dumps(header, indent=2))
+    write_atomically(folder / PAIRS_FILE, json.dumps(header, indent=2))
 
 
 def read_header(folder: Path) -> dict[str, Any]:
     """The header of a folder of pairs. Raises FileNotFoundError, or ValueError on another format or wrong counts."""
-    path = folder / "header.json"
+    path = folder / PAIRS_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no header.json: it is not a folder of paired embeddings")
-    header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raise wrong_folder(folder, PAIRS_FILE, "a folder of paired embeddings")
+    header = read_json(path)
     if header.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format_version {header.get('format_version')!r}, this version of dlink-adapter reads "

@@ -1,10 +1,12 @@
-"""Audio files as mono float32 waveforms: decode, downmix, resample, cut into windows, log-mel.
+"""Audio as mono float32 waveforms: decode, downmix, scale, resample, cut into windows, log-mel.
 
 This is everything that an audio encoder needs before its first layer. soundfile (libsndfile) decodes wav, flac, ogg and
 mp3, soxr changes the sampling rate; both are in `pip install "dlink-adapter[clap]"`.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dlink_adapter.extract.encoders import UnreadableError
+from dlink_adapter.extract.encoders import Loaded, UnreadableError
 from dlink_adapter.extras import import_extra
 
 import_clap_extra = partial(import_extra, extra="clap")
@@ -24,6 +26,7 @@ Waveform = NDArray[np.float32]
 BLOCK_FRAMES = 1 << 18
 FRAMES_AT_ONCE = 64  # of a spectrogram: half a megabyte of samples, which fits the processor's cache
 SHORTEST_TAIL = 0.5  # seconds
+PCM = {"uint8": (128, 128), "int8": (0, 128), "int16": (0, 1 << 15), "int32": (0, 1 << 31)}  # silence, full scale
 
 
 class AudioError(UnreadableError):
@@ -68,9 +71,63 @@ def resample(audio: Waveform, rate: int, new_rate: int) -> Waveform:
     return audio if rate == new_rate else import_clap_extra("soxr").resample(audio, rate, new_rate)
 
 
+def as_waveform(clip: Any, rate: int, sampling_rate: int | None = None) -> Waveform:
+    """One clip as mono at `rate` Hz: float32 `(samples,)`, full scale is 1.
+
+    Args:
+        clip: a file, `(array, its rate in Hz)`, `{"array": ..., "sampling_rate": ...}` as in the library
+            datasets, or an array or tensor `(samples,)`. Integers are PCM samples: full scale is that of their dtype.
+        rate: of the result.
+        sampling_rate: of an array that comes without its rate, in Hz.
+
+    Raises:
+        AudioError: a clip that cannot be used, or an array of unknown rate.
+    """
+    if isinstance(clip, (str, Path)):
+        return load_audio(clip, rate)
+    if not isinstance(clip, (np.ndarray, Tensor, list, tuple)):  # a dict, or the decoder of datasets that acts as one
+        try:
+            clip = clip["array"], clip["sampling_rate"]
+        except (KeyError, TypeError) as error:
+            raise AudioError(
+                f"expected a file, (array, rate in Hz) or a dict with array and sampling_rate, got {clip!r:.60}"
+            ) from error
+    array, own_rate = clip if isinstance(clip, tuple) and len(clip) == 2 else (clip, sampling_rate)
+    if own_rate is None:
+        raise AudioError("an array does not tell its rate: give (array, rate in Hz), or sampling_rate= for all arrays")
+    if not isinstance(own_rate, Real) or own_rate <= 0:
+        raise AudioError(f"expected (array, rate in Hz), got the rate {own_rate!r:.40}")
+    return check_waveform(resample(check_waveform(array), own_rate, rate))  # type: ignore[arg-type]
+
+
+def clip_windows(
+    clips: Iterable[Any],
+    features: Callable[[Waveform], Iterable[NDArray[np.float32]]],
+    rate: int,
+    sampling_rate: int | None,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The windows of clips, each with the number of its clip: `features` of `as_waveform`, or what is in a `Loaded`."""
+    for index, clip in enumerate(clips):
+        try:
+            made = clip.features if isinstance(clip, Loaded) else features(as_waveform(clip, rate, sampling_rate))
+        except AudioError as error:
+            raise AudioError(f"clip {index}: {error}") from error.__cause__
+        for window in made:
+            yield index, window
+
+
 def check_waveform(audio: Any) -> Waveform:
-    """One mono waveform as a float32 array `(samples,)`. Raises AudioError on other shapes, no samples, NaN or Inf."""
-    audio = np.asarray(audio, dtype=np.float32)
+    """One mono waveform as a float32 array `(samples,)`, integers scaled by the full scale of their dtype.
+
+    Raises AudioError on other shapes and dtypes, no samples, NaN or Inf.
+    """
+    audio = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
+    if audio.dtype.kind != "f":
+        if audio.dtype.name not in PCM:
+            raise AudioError(f"expected samples of floats, {', '.join(PCM)}, got {audio.dtype}")
+        silence, full_scale = PCM[audio.dtype.name]
+        audio = (audio.astype(np.float64) - silence) / full_scale
+    audio = audio.astype(np.float32, copy=False)
     if audio.ndim != 1:
         raise AudioError(f"expected mono audio of shape (samples,), got {audio.shape}; average the channels first")
     if audio.size == 0:

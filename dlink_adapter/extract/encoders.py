@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -55,7 +56,7 @@ class Encoder(Protocol):
     def describe(self) -> dict[str, Any]:
         """Id, revision, fingerprint and preprocessing as JSON, for the header of the embeddings."""
 
-    def encode_text(self, captions: Sequence[str], /) -> Tensor:
+    def encode_text(self, captions: Iterable[str], /) -> Tensor:
         """Captions -> (n, dim)."""
 
 
@@ -64,7 +65,7 @@ class AudioEncoder(Encoder, Protocol):
     """An encoder of audio and text."""
 
     def encode_audio(self, clips: Iterable[Any], /) -> Tensor:
-        """Files, or what `load` made of them -> (n, dim)."""
+        """Files, what `load` made of them, or what else the encoder takes -> (n, dim)."""
 
 
 @runtime_checkable
@@ -72,7 +73,7 @@ class ImageEncoder(Encoder, Protocol):
     """An encoder of images and text."""
 
     def encode_image(self, images: Iterable[Any], /) -> Tensor:
-        """Files, or what `load` made of them -> (n, dim)."""
+        """Files, what `load` made of them, or what else the encoder takes -> (n, dim)."""
 
 
 # name -> "module:Class". The class has `from_pretrained(path, **options)`; its module is imported on first use.
@@ -97,14 +98,20 @@ def load_encoder(name: str, path: str, **options: Any) -> Any:
     return getattr(import_module(module), attribute).from_pretrained(path, **options)
 
 
+def encode_media(encoder: AudioEncoder | ImageEncoder, clips: Iterable[Any]) -> Tensor:
+    """The clips through the tower that is not text's: unit-norm (n, dim)."""
+    return encoder.encode_image(clips) if isinstance(encoder, ImageEncoder) else encoder.encode_audio(clips)
+
+
 def encode_distinct(
-    captions: Sequence[str], embed: Callable[[list[str]], Tensor], *, batch_size: int, dim: int, progress: bool = False
+    captions: Iterable[str], embed: Callable[[list[str]], Tensor], *, batch_size: int, dim: int, progress: bool = False
 ) -> Tensor:
     """Captions to unit-norm rows `(n, dim)` by `embed`, a batch at a time; equal ones are computed once.
 
     Raises ValueError on a caption that is blank or not a string, with its place in `captions`.
     """
     check_sequence(captions)
+    captions = list(captions)
     for index, caption in enumerate(captions):
         if not isinstance(caption, str) or not caption.strip():
             raise ValueError(f"caption {index} is {caption!r}: expected a string with words")
@@ -136,9 +143,11 @@ def encode_windows(
 
 
 def check_sequence(items: Any) -> None:
-    """Raises TypeError on a single string or path."""
-    if isinstance(items, (str, Path)):
-        raise TypeError(f"expected a sequence, got the single item {str(items)!r}: put it in a list")
+    """Raises TypeError on a single item: a string, a path, a dict or (array, rate)."""
+    if isinstance(items, (str, Path, Mapping)) or (
+        isinstance(items, tuple) and len(items) == 2 and isinstance(items[1], Real)
+    ):
+        raise TypeError(f"expected a sequence, got the single item {str(items)!r:.80}: put it in a list")
 
 
 def pooled(output: Any, dim: int) -> Tensor:

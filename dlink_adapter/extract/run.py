@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from dlink_adapter.bridge.space import unit_mean
 from dlink_adapter.data.shards import Shard, usable, write_shard
-from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder, Loaded, UnreadableError
+from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder, Loaded, UnreadableError, encode_media
 from dlink_adapter.extract.plan import DIED, HELD, TEXTS, Plan, skipped, state
 from dlink_adapter.files import read_jsonl, write_atomically
 
@@ -52,7 +52,6 @@ class Run:
         self, plan: Plan, encoder: AudioEncoder | ImageEncoder, processes: Processes, workers: int, progress: bool
     ):
         self.plan, self.encoder, self.processes, self.workers = plan, encoder, processes, workers
-        self.encode_media = encoder.encode_image if isinstance(encoder, ImageEncoder) else encoder.encode_audio
         self.others = set(range(processes.count)) - {processes.index}
         self.hide = None if progress and not processes.index else True
 
@@ -107,7 +106,7 @@ class Run:
                 else:
                     reasons[clip["id"]] = item
 
-        rows = self.encode_media(readable())
+        rows = encode_media(self.encoder, readable())
         good = usable(rows)
         kept = [items[place] for place in good.nonzero().flatten()]
         for place in (~good).nonzero().flatten():

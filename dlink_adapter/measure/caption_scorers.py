@@ -143,8 +143,10 @@ def _spice(captions: Captions) -> list[Pooled]:
 
 
 def _fense(captions: Captions) -> list[Pooled]:
-    """FENSE, sentence similarity that a detected fluency error reduces, and FER, the share of captions with such an error
-    (Zhou et al., ICASSP 2022)."""
+    """FENSE, sentence similarity that a fluency error reduces, and FER, the share of captions where one is detected.
+
+    Zhou et al., ICASSP 2022.
+    """
     if find_spec("fense") is None or find_spec("sentence_transformers") is None:
         raise NotRun("needs sentence-transformers and the fense package, github.com/blmoistawinde/fense")
     checker = Path(os.environ.get("FENSE_DATA", "~/.fense_data"), FENSE_CHECKER).expanduser()

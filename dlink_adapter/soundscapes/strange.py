@@ -1,6 +1,5 @@
 """Sounds that are none: silence, noise and tones. A captioner that is asked about them should not be sure."""
 
-
 import numpy as np
 
 from dlink_adapter.soundscapes.synthesis import Signal, log_uniform

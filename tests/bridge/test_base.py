@@ -3,8 +3,10 @@
 import json
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from dlink_adapter.baselines.diffusion_bridge import PACKAGE
@@ -73,6 +75,8 @@ def test_bridges_refuse_alike(bridge):
     ):
         with pytest.raises(ValueError, match=message):
             bridge(bad)
+    with pytest.raises(TypeError, match=r"expected a tensor \(..., 16\), got ndarray: torch.as_tensor makes one"):
+        bridge(np.ones((3, 16)))
     with pytest.raises(ValueError, match="modality is 'image'"):
         bridge(torch.ones(3, 16), modality="image")
 
@@ -124,8 +128,11 @@ def test_a_damaged_config_is_named(tmp_path, text):
 
 def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in (str(tmp_path / "nothing"), "nobody/nothing-at-all"):
-        with pytest.raises(FileNotFoundError, match="neither a folder nor a repository"):
+    for name, message in (
+        (str(tmp_path / "nothing"), "there is no folder .*nothing"),
+        ("nobody/nothing-at-all", "neither a folder nor a repository"),
+    ):
+        with pytest.raises(FileNotFoundError, match=message):
             load_bridge(name)
 
 
@@ -135,7 +142,7 @@ def test_damaged_weights(link, tmp_path):
     whole = weights.read_bytes()
     for damaged in (b"", whole[:100], whole[:-10]):
         weights.write_bytes(damaged)
-        with pytest.raises(ValueError, match="damaged, or do not fit its config"):
+        with pytest.raises(ValueError, match="is damaged, or does not fit the config"):
             DiffusionLink.from_pretrained(tmp_path)
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
@@ -149,7 +156,7 @@ def test_weights_of_another_shape(link, tmp_path):
     missing = {name: value for name, value in tensors.items() if name != "denoiser.out.bias"}
     for wrong in (missing, {**tensors, "denoiser.out.bias": torch.ones(3)}, {**tensors, "more": torch.ones(3)}):
         save_file(wrong, weights)
-        with pytest.raises(ValueError, match="do not fit its config"):
+        with pytest.raises(ValueError, match="does not fit the config"):
             DiffusionLink.from_pretrained(tmp_path)
 
 
@@ -158,7 +165,7 @@ def test_the_model_card_carries_the_settings_and_what_was_measured(link, tmp_pat
     link.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     front = card.split("---")[1]
-    assert "library_name: dlink-adapter" in front
+    assert "library_name: dlink-adapter" in front and "model-index" not in front
     for name, value in vars(link.config).items():
         assert f"| {name} | {json.dumps(value)} |" in card
     assert "## calibration" in card and "| paired_cosine | 0.8725 |" in card and '| fingerprint | "clap-1" |' in card
@@ -166,6 +173,17 @@ def test_the_model_card_carries_the_settings_and_what_was_measured(link, tmp_pat
     names = {"folder": tmp_path, "embeddings": torch.ones(2, 16)}
     exec(example, names)
     assert names["text_like"].shape == (2, 16)
+
+
+def test_the_header_of_the_card(link, tmp_path):
+    hub = {"license": "mit", "datasets": ["org/sounds"], "base_model": "org/clap"}
+    link.metadata |= {**hub, "gap_before_and_after": {"rmg": [0.9, 0.1], "r_at_1": [0.2, 0.3]}}
+    link.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert {name: getattr(card.data, name) for name in hub} == hub and "arxiv:2510.11330" in card.data.tags
+    assert card.data.pipeline_tag == "feature-extraction" and "@article{diffusion_link," in card.text
+    assert {found.metric_type: found.metric_value for found in card.data.eval_results} == {"rmg": 0.1, "r_at_1": 0.3}
+    assert card.data.model_name == "diffusion_link"
 
 
 @pytest.mark.parametrize(("name", "rows"), [("diffusion_link", 0), ("ridge", 0), ("kernel_ridge", 36), ("memory", 36)])

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dlink_adapter.captioner.candidates import SOURCES, Candidates, make_candidates, marginal_captions
-from dlink_adapter.captioner.choice import agreement, choose
+from dlink_adapter.captioner.choice import agreement, choose_best
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.integrations.causal_lm import new_captioner
 
@@ -14,7 +14,7 @@ from dlink_adapter.integrations.causal_lm import new_captioner
 def captioner(llama, link):
     torch.manual_seed(0)
     config = CaptionerConfig(str(llama), hidden=32, prefix_tokens=3, max_caption_tokens=8, tuning="frozen")
-    return new_captioner(link, config)
+    return new_captioner(link, config).eval()
 
 
 @pytest.fixture
@@ -84,15 +84,15 @@ def test_each_choice():
     captions = [["rain falls", "rain falls on a roof", "a dog barks"]]
     said = normalize(torch.tensor([[[1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]]), dim=-1)
     candidates = Candidates(captions, torch.tensor([[0.0, 1.0]]), torch.tensor([[-1.0, -9.0, -5.0]]), said)
-    assert [choose(candidates, by).tolist() for by in ("mbr", "encoder", "likelihood")] == [[1], [2], [0]]
+    assert [choose_best(candidates, by) for by in ("mbr", "encoder", "likelihood")] == [[1], [2], [0]]
     with pytest.raises(ValueError, match="luck"):
-        choose(candidates, "luck")
+        choose_best(candidates, "luck")
 
 
 def test_without_a_text_tower_captions_agree_by_their_words():
     captions = [["rain falls on a roof", "rain falls", "a dog barks", "rain falls on a tin roof"]]
     candidates = Candidates(captions, torch.zeros(1, 2), torch.zeros(1, 4))
-    assert choose(candidates, "mbr").tolist() == [0]
+    assert choose_best(candidates, "mbr") == [0]
     assert agreement(candidates).shape == (1, 4)
-    with pytest.raises(ValueError, match="text tower"):
-        choose(candidates, "encoder")
+    with pytest.raises(ValueError, match="choose by mbr"):
+        choose_best(candidates, "encoder")

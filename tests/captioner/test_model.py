@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from dlink_adapter.captioner.config import CaptionerConfig, read_captioner_config
-from dlink_adapter.captioner.model import Captioner, PrefixProjector
+from dlink_adapter.captioner.model import Captioner
+from dlink_adapter.captioner.prefix_model import PrefixProjector
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
 
 

@@ -51,6 +51,8 @@ def test_indexing(pairs, audio, text):
     for index in (9, -10):
         with pytest.raises(IndexError, match=rf"pair {index} of 9"):
             pairs[index]
+    for part in (slice(3), slice(-2, None), slice(None, None, 4), slice(5, 5)):
+        assert all(map(torch.equal, pairs[part], (audio[CLIP][part], text[part])))
     batch = pairs.__getitems__([8, 0, 4, 0])
     assert torch.equal(torch.stack([a for a, _ in batch]), audio[CLIP[[8, 0, 4, 0]]])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlink_adapter.extract.audio import AudioError, check_waveform, load_audio, log_mel, resample, windows
+from dlink_adapter.extract.audio import AudioError, as_waveform, check_waveform, load_audio, log_mel, resample, windows
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -196,3 +196,45 @@ def test_log_mel_of_a_sine_and_of_silence():
     # A full-scale sine in the middle of bin 32: half the sum of the Hann window, squared.
     torch.testing.assert_close(mel[50, 32], torch.tensor(20 * np.log10(128), dtype=torch.float32), atol=1e-3, rtol=0)
     assert (log_mel(torch.zeros(2, 1_600), filters, fft_size=512, hop=160) == -100).all()
+
+
+def test_a_clip_in_any_form_is_the_same_waveform(tmp_path):
+    audio = 0.5 * sine(440, 44_100)
+    expected = load_audio(write(tmp_path / "a.wav", audio, 44_100, "FLOAT"), 16_000)
+    for clip in (
+        tmp_path / "a.wav",
+        str(tmp_path / "a.wav"),
+        (audio, 44_100),
+        (audio.astype(np.float64), np.int64(44_100)),
+        (torch.from_numpy(audio), 44_100),
+        {"path": "a.wav", "array": audio, "sampling_rate": 44_100},
+        {"array": audio.tolist(), "sampling_rate": 44_100},
+    ):
+        np.testing.assert_array_equal(as_waveform(clip, 16_000), expected)
+    np.testing.assert_array_equal(as_waveform(audio, 16_000, sampling_rate=44_100), expected)
+    np.testing.assert_array_equal(as_waveform((audio, 44_100), 16_000, sampling_rate=8_000), expected)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint8"])
+def test_integers_are_scaled_by_their_dtype(dtype):
+    audio, info = 0.5 * sine(440, 16_000), np.iinfo(dtype)
+    integers = (audio * info.max).astype(dtype) if info.min else (audio * 127 + 128).astype(dtype)
+    for samples in (integers, torch.from_numpy(integers)):
+        np.testing.assert_allclose(as_waveform((samples, 16_000), 16_000), audio, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (np.zeros(9, np.float32), r"an array does not tell its rate: give \(array, rate in Hz\), or sampling_rate="),
+        ((16_000, np.zeros(9)), r"expected \(array, rate in Hz\), got the rate array"),
+        ((np.zeros(9), 0), "got the rate 0"),
+        ((np.zeros(9, np.int64), 16_000), "expected samples of floats, uint8, int8, int16, int32, got int64"),
+        (({}, 16_000), "expected samples of floats.*got object"),
+        ({"bytes": b"", "path": "a.wav"}, r"expected a file, .* or a dict with array and sampling_rate, got \{'bytes'"),
+        (16_000, r"expected a file, .*, got 16000"),
+    ],
+)
+def test_arrays_that_cannot_be_used(clip, message):
+    with pytest.raises(AudioError, match=message):
+        as_waveform(clip, 16_000)

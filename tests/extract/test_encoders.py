@@ -82,8 +82,10 @@ def test_equal_captions_are_computed_once_and_batches_hold_like_lengths():
     assert encode_distinct([], embed, batch_size=2, dim=2).shape == (0, 2)
     with pytest.raises(ValueError, match="caption 1 is ' '"):
         encode_distinct(["a", " "], embed, batch_size=2, dim=2)
-    with pytest.raises(TypeError, match="put it in a list"):
-        encode_distinct("a dog", embed, batch_size=2, dim=2)
+    assert torch.equal(encode_distinct(iter(["b", "aaa"]), embed, batch_size=2, dim=2), rows[[1, 0]])
+    for single in ("a dog", {"array": 0, "sampling_rate": 1}, ([0.0], 16_000)):
+        with pytest.raises(TypeError, match=r"got the single item .*put it in a list"):
+            encode_distinct(single, embed, batch_size=2, dim=2)
 
 
 def test_an_embedding_of_another_width_is_refused():

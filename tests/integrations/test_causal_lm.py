@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 
 from dlink_adapter.captioner.config import CaptionerConfig
@@ -133,6 +135,7 @@ def trained(captioner, captions, steps=20):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
+    captioner.eval()
     return rows["embedding"], losses[0], losses[-1]
 
 
@@ -258,6 +261,63 @@ def test_what_the_hub_would_get(llama, link, tmp_path):
     assert "behind a diffusion_link bridge" in (tmp_path / "README.md").read_text()
     with pytest.raises(FileNotFoundError, match="neither a folder nor a repository"):
         load_captioner("nobody/nothing-at-all")
+
+
+def rewrite(path, change):
+    """Change the tensors of a safetensors file."""
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+WRONG = {
+    "gone": lambda tensors, key: tensors.pop(key),
+    "renamed": lambda tensors, key: tensors.update({f"{key}.x": tensors.pop(key)}),
+    "another shape": lambda tensors, key: tensors.update({key: torch.ones(3, 5)}),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("projector.safetensors", "2.bias"),
+        ("adapter/adapter_model.safetensors", "base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_not_loaded_in_part(llama, link, tmp_path, file, key, wrong):
+    new_captioner(link, CaptionerConfig(str(llama), hidden=32)).save_pretrained(tmp_path)
+    rewrite(tmp_path / file, lambda tensors: WRONG[wrong](tensors, key))
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=rf"{file}(.|\n)*{key.removesuffix('.weight')}"):
+        warnings.simplefilter("ignore")  # peft warns of missing keys, and goes on
+        load_captioner(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["projector.safetensors", "adapter/adapter_model.safetensors"])
+def test_weights_that_were_cut_are_named(llama, link, tmp_path, file):
+    new_captioner(link, CaptionerConfig(str(llama), hidden=32)).save_pretrained(tmp_path)
+    (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:500])
+    with pytest.raises(ValueError, match=f"{file} is damaged"):
+        load_captioner(tmp_path)
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config\.json is damaged"):
+        load_captioner(tmp_path)
+
+
+def test_tuned_weights_that_lack_keys(llama, link, tmp_path):
+    new_captioner(link, CaptionerConfig(str(llama), hidden=32, tuning="full")).save_pretrained(tmp_path)
+    rewrite(tmp_path / "adapter" / "model.safetensors", lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(ValueError, match=r"adapter lacks the weights model\.norm\.weight"):
+        load_captioner(tmp_path)
+    (tmp_path / "adapter" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"the weights in .*adapter are damaged"):
+        load_captioner(tmp_path)
+
+
+def test_a_subfolder_and_a_device(llama, link, tmp_path):
+    new_captioner(link, CaptionerConfig(str(llama), hidden=32)).save_pretrained(tmp_path / "runs" / "3")
+    loaded = load_captioner(tmp_path, subfolder="runs/3", device="meta")
+    assert {parameter.device.type for parameter in loaded.parameters()} == {"meta"}
 
 
 def test_kinds_of_quantisation():

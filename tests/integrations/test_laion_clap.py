@@ -121,7 +121,8 @@ def test_the_encoder_gives_the_same_embeddings(model, checkpoint, words):
         )
     expected = output if isinstance(output, torch.Tensor) else output.pooler_output
     waveform = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
-    torch.testing.assert_close(encoder.encode_audio([waveform]), torch.nn.functional.normalize(expected, dim=-1))
+    rows = encoder.encode_audio([(waveform, RATE)])
+    torch.testing.assert_close(rows, torch.nn.functional.normalize(expected, dim=-1))
     for caption, row in zip(CAPTIONS, encoder.encode_text(CAPTIONS), strict=True):
         with torch.no_grad():
             output = model.get_text_features(**encoder.tokenizer(caption, return_tensors="pt"))

@@ -84,6 +84,9 @@ def test_what_is_not_there(encoder, tmp_path):
     np.save(tmp_path / "wide.npy", np.ones(7))
     with pytest.raises(ValueError, match=r"the captions are 5 wide, the clips \[7\]"):
         encoder.encode_audio([tmp_path / "wide.npy"])
+    with pytest.raises(TypeError, match="clip 0 is of type tuple: expected a file with its embedding"):
+        encoder.encode_audio([(np.ones(5), 16_000)])
+    assert torch.equal(encoder.encode_text(caption for caption in ["rain"]), encoder.encode_text(["rain"]))
     with pytest.raises(ValueError, match=r"a row .* for each of 3 captions"):
         PrecomputedEncoder(torch.from_numpy(TEXT), ["a", "b", "c"])
     with pytest.raises(ValueError, match="a row is zero"):

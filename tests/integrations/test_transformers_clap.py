@@ -79,7 +79,7 @@ def test_a_short_clip_is_what_clap_itself_makes_of_it(encoder, folder, seconds):
     model = transformers.ClapModel.from_pretrained(folder).eval()
     with torch.no_grad():
         expected = pooled(model.get_audio_features(**features))
-    torch.testing.assert_close(encoder.encode_audio([noise(seconds)]), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.encode_audio([noise(seconds)], sampling_rate=RATE), expected, atol=1e-5, rtol=0)
 
 
 def test_captions_are_what_clap_itself_makes_of_them(encoder, folder):
@@ -94,18 +94,18 @@ def test_captions_are_what_clap_itself_makes_of_them(encoder, folder):
 def test_a_long_clip_is_the_mean_of_its_windows(encoder):
     clip = noise(2 * SECONDS + 1.2)
     size = SECONDS * RATE
-    parts = encoder.encode_audio([clip[:size], clip[size : 2 * size], clip[2 * size :]])
+    parts = encoder.encode_audio([clip[:size], clip[size : 2 * size], clip[2 * size :]], sampling_rate=RATE)
     expected = torch.nn.functional.normalize(parts.mean(dim=0), dim=0)
-    torch.testing.assert_close(encoder.encode_audio([clip])[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.encode_audio([clip], sampling_rate=RATE)[0], expected, atol=1e-5, rtol=0)
 
 
 def test_outputs_are_plain_unit_float32_in_order_whatever_the_batch(encoder, folder):
     clips = [noise(seconds, seed) for seed, seconds in enumerate([0.3, 5.0, 2.0, 0.9, 7.7])]
-    together = encoder.encode_audio(clips)
+    together = encoder.encode_audio(clips, sampling_rate=RATE)
     assert together.dtype == torch.float32
     assert not together.is_inference()
     torch.testing.assert_close(together.norm(dim=1), torch.ones(5))
-    alone = torch.cat([ClapEncoder.from_pretrained(folder).encode_audio([clip]) for clip in clips])
+    alone = torch.cat([ClapEncoder.from_pretrained(folder).encode_audio([clip], sampling_rate=RATE) for clip in clips])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
@@ -113,14 +113,14 @@ def test_the_same_clip_has_the_same_embedding_whatever_is_around_it(encoder, fol
     clips = [noise(seconds, seed) for seed, seconds in enumerate([0.3, 5.0, 2.0, 0.9, 7.7, 2.0, 11.3])]
     loaded = [encoder.load.features(clip) for clip in clips]
     assert all((once == again).all() for once, again in zip(loaded, map(encoder.load.features, clips), strict=True))
-    first = encoder.encode_audio(clips)
-    assert torch.equal(first, encoder.encode_audio(clips))
+    first = encoder.encode_audio(clips, sampling_rate=RATE)
+    assert torch.equal(first, encoder.encode_audio(clips, sampling_rate=RATE))
     order = [6, 2, 0, 5, 1, 4, 3]
     for batch_size in (1, 2, 5, 32):
         other = ClapEncoder.from_pretrained(folder, batch_size=batch_size)
         for places in (list(range(7)), order):
-            cosine = (other.encode_audio([clips[place] for place in places]) * first[places]).sum(-1)
-            assert cosine.min() >= 0.99999
+            rows = other.encode_audio([clips[place] for place in places], sampling_rate=RATE)
+            assert (rows * first[places]).sum(-1).min() >= 0.99999
 
 
 def test_nothing_is_random(encoder, tmp_path):
@@ -137,12 +137,25 @@ def test_a_file_of_another_rate_and_channel_count(encoder, tmp_path):
     soundfile.write(tmp_path / "a.flac", 0.5 * stereo, 44_100)
     seconds = np.arange(RATE) / RATE
     mono = 0.25 * (np.sin(2 * np.pi * 440 * seconds) + np.sin(2 * np.pi * 1_000 * seconds))
-    cosine = (encoder.encode_audio([tmp_path / "a.flac"]) * encoder.encode_audio([mono.astype(np.float32)])).sum()
-    assert cosine > 0.999
+    rows = encoder.encode_audio([tmp_path / "a.flac", (mono, RATE)])
+    assert rows[0] @ rows[1] > 0.999
+
+
+def test_arrays_are_brought_to_the_rate_of_the_model(encoder, tmp_path):
+    audio = 0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", audio, 48_000, subtype="FLOAT")
+    expected = encoder.encode_audio([tmp_path / "a.wav"])
+    integers = (audio * 32_767).astype(np.int16)
+    rows = encoder.encode_audio([(audio, 48_000), {"array": audio, "sampling_rate": 48_000}, (integers, 48_000)])
+    torch.testing.assert_close(rows[:2], expected.expand(2, -1))
+    assert rows[2] @ expected[0] > 0.9999
+    torch.testing.assert_close(encoder.encode_audio([audio], sampling_rate=48_000), expected)
+    with pytest.raises(AudioError, match="clip 1: an array does not tell its rate"):
+        encoder.encode_audio([(audio, 48_000), audio])
 
 
 def test_silence_has_an_embedding(encoder):
-    assert encoder.encode_audio([np.zeros(RATE, np.float32)]).isfinite().all()
+    assert encoder.encode_audio([np.zeros(RATE, np.float32)], sampling_rate=RATE).isfinite().all()
 
 
 def test_empty_input(encoder):
@@ -178,7 +191,7 @@ def test_one_string_is_not_a_sequence_of_clips_or_captions(encoder):
 
 def test_bad_clips_are_named(encoder, tmp_path):
     with pytest.raises(AudioError, match=r"clip 1: .*\(samples,\)"):
-        encoder.encode_audio([noise(1), np.zeros((2, 100), np.float32)])
+        encoder.encode_audio([noise(1), np.zeros((2, 100), np.float32)], sampling_rate=RATE)
     with pytest.raises(AudioError, match=r"missing\.wav: no such file"):
         encoder.encode_audio([tmp_path / "missing.wav"])
 
@@ -219,10 +232,10 @@ def test_a_fusion_checkpoint_warns_and_is_clap_with_no_clip_marked_as_longer(tmp
     model = transformers.ClapModel.from_pretrained(folder).eval()
     with torch.no_grad():
         expected = pooled(model.get_audio_features(features["input_features"], is_longer=torch.tensor([[False]])))
-    torch.testing.assert_close(encoder.encode_audio([noise(1)]), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.encode_audio([noise(1)], sampling_rate=RATE), expected, atol=1e-5, rtol=0)
     clips = [noise(1, seed) for seed in range(6)]
-    alone = torch.cat([encoder.encode_audio([clip]) for clip in clips])
-    torch.testing.assert_close(encoder.encode_audio(clips), alone, atol=1e-5, rtol=0)
+    alone = torch.cat([encoder.encode_audio([clip], sampling_rate=RATE) for clip in clips])
+    torch.testing.assert_close(encoder.encode_audio(clips, sampling_rate=RATE), alone, atol=1e-5, rtol=0)
 
 
 def test_a_tokenizer_without_its_files_is_refused(folder):
@@ -239,6 +252,13 @@ def test_another_model_is_refused(tmp_path):
     transformers.WhisperConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a whisper model: ClapEncoder takes clap"):
         ClapEncoder.from_pretrained(tmp_path)
+
+
+def test_a_model_that_is_nowhere(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*gone"):
+        load_encoder("clap", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"^nobody/clap is neither a folder nor a repository that .*: [^\n]+$"):
+        load_encoder("clap", "nobody/clap")
 
 
 def test_from_the_registry(folder, encoder):

@@ -116,6 +116,12 @@ def test_the_fingerprint_sees_the_preprocessing(encoder, folder, tmp_path):
     assert ClipEncoder.from_pretrained(tmp_path / "copy").fingerprint != encoder.fingerprint
 
 
+def test_arrays_are_images_of_uint8(encoder, images):
+    torch.testing.assert_close(encoder.encode_image([np.asarray(images[0])]), encoder.encode_image([images[0]]))
+    with pytest.raises(UnreadableError, match=r"image 1: expected uint8 \(height, width, 3\), got \(4, 4, 3\) float64"):
+        encoder.encode_image([images[0], np.zeros((4, 4, 3))])
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1"])
 def test_modes(encoder, images, tmp_path, mode):
     kind = "tif" if mode in ("CMYK", "I;16") else "png"

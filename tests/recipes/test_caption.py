@@ -1,6 +1,7 @@
 """`dlink caption` on files of all kinds, good and bad."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -86,3 +87,21 @@ def test_embeddings_of_another_encoder_are_refused(demo_folder, tmp_path):
     pairs.save(tmp_path / "pairs")
     with pytest.raises(ValueError, match="these embeddings come from another"):
         caption.main([str(tmp_path / "pairs")], model=demo_folder)
+
+
+def test_candidates_and_confidence(demo_folder, tmp_path, capsys):
+    folder, out = str(demo_folder / "embeddings" / "test"), tmp_path / "said.jsonl"
+    asked = {"model": demo_folder, "out": out, "candidates": 3}
+    assert caption.main([folder], **asked, json=True, min_confidence=0.5) == 0
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == said
+    assert all(len(line["candidates"]) == 3 and line["caption"] in line["candidates"] for line in said)
+    assert all(0 <= line["confidence"] <= 1 and ("unsure" in line) == (line["confidence"] < 0.5) for line in said)
+    assert caption.main([folder], **asked, min_confidence=1.0) == 0
+    assert all("\tunsure: 0." in line or "\tunsure: 1." in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_confidence_that_was_not_calibrated_is_not_to_be_had(demo_folder, tmp_path):
+    shutil.copytree(demo_folder, tmp_path / "demo", ignore=shutil.ignore_patterns("confidence.safetensors"))
+    with pytest.raises(ValueError, match="dlink calibrate"):
+        caption.main(["a.wav"], model=tmp_path / "demo", min_confidence=0.5)

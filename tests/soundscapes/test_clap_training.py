@@ -44,7 +44,7 @@ def trained(tmp_path_factory):
 def test_it_learns_what_it_hears(trained):
     encoder = ClapEncoder.from_pretrained(trained)
     waves, captions = tones(12, seed=1)
-    audio, text = encoder.encode_audio(list(waves.numpy())), encoder.encode_text(list(PITCHES))
+    audio, text = encoder.encode_audio(waves, sampling_rate=RATE), encoder.encode_text(list(PITCHES))
     heard = [list(PITCHES)[row] for row in (audio @ text.T).argmax(dim=1)]
     assert heard == captions
 

@@ -52,7 +52,7 @@ def test_the_shipped_one_hears_what_its_card_says(shipped):
     scenes = World(1_000_003, {"test": 100})
     said = json.loads((FOLDER / "scores.json").read_text())["scores"]
     captions = scenes.captions("test")
-    audio = shipped.encode_audio([render(scene) for scene in scenes.scenes("test")])
+    audio = shipped.encode_audio([render(scene) for scene in scenes.scenes("test")], sampling_rate=16_000)
     text = shipped.encode_text([group[0] for group in captions])
     assert (audio * text).sum(dim=1).mean().item() == pytest.approx(said["paired_cosine"], abs=0.06)
     assert (audio.mean(dim=0) - text.mean(dim=0)).norm().item() == pytest.approx(said["centroid_distance"], abs=0.06)
@@ -62,7 +62,7 @@ def test_the_shipped_one_tells_single_kinds_apart(shipped):
     alone = [scene for scene in World(7, {"test": 300}).scenes("test") if scene.relation == "alone"]
     kinds = sorted({scene.events[0].event for scene in alone})
     prompts = [f"{EVENTS[kind].phrases[0].subject} {EVENTS[kind].phrases[0].verb}" for kind in kinds]
-    audio = shipped.encode_audio([render(scene) for scene in alone])
+    audio = shipped.encode_audio([render(scene) for scene in alone], sampling_rate=16_000)
     heard = (audio @ shipped.encode_text(prompts).T).argmax(dim=1)
     right = [kinds[row] == scene.events[0].event for row, scene in zip(heard, alone, strict=True)]
     assert sum(right) / len(right) > 0.75
