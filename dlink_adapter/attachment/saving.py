@@ -11,13 +11,13 @@ prepared. So it is the libraries' `save_pretrained` that is extended, once. Mode
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.bridge.hub import CONFIG_FILE, WEIGHTS_FILE, resolve_folder
@@ -79,15 +79,29 @@ def _with_bridges(save: Callable[..., Any], bridged: type[nn.Module]) -> Callabl
         bridges: dict[str, Any] = {target: module.bridge for target, module in found}
         if bridges and given.get("push_to_hub"):
             raise ValueError("push_to_hub=True would leave the bridge behind: call model.push_to_hub(repo_id)")
+        state = dict({**given, **kwargs}.get("state_dict") or {})  # transformers empties it
         saved = save(self, save_directory, *args, **kwargs)
         if given.get("is_main_process", True):
             adapters = (given.get("selected_adapters") or self.peft_config) if is_peft else [None]
             for adapter in adapters:
                 folder = Path(save_directory, "" if adapter in (None, "default") else adapter)  # as peft does
-                _write(folder, {target: bridge_in_use(bridge, adapter) for target, bridge in bridges.items()})
+                used = {target: bridge_in_use(bridge, adapter) for target, bridge in bridges.items()}
+                _write(folder, {target: _with_weights(bridge, self, state) for target, bridge in used.items()})
         return saved
 
     return save_pretrained
+
+
+def _with_weights(bridge: nn.Module, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """The bridge as it is in a state of the model: sharded models are saved from one that was gathered before."""
+    prefix = next(f"{name}." for name, module in model.named_modules() if module is bridge)
+    weights = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
+    if not weights or not isinstance(bridge, Bridge):
+        return bridge
+    twin = type(bridge)(bridge.config)
+    twin.metadata = bridge.metadata
+    twin.load_state_dict(weights, assign=True)
+    return twin
 
 
 def _write(folder: Path, bridges: dict[str, nn.Module]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dlink_adapter.attachment.attach import attach, detach
+from dlink_adapter.attachment.saving import load_bridges
 from dlink_adapter.registry import load_bridge
 
 DIM = 32
@@ -73,6 +74,17 @@ def test_several_bridges_and_none(host, make_link, tmp_path: Path) -> None:
     host.save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing was saved there with a bridge attached"):
         attach(llama(), from_pretrained=tmp_path)
+
+
+def test_a_state_that_is_given(host, make_link, tmp_path: Path) -> None:
+    """As Trainer does with a sharded host."""
+    attach(host, make_link(dim=DIM, timestep=300), MLP)
+    halved = {name: value / 2 for name, value in host.state_dict().items()}
+    host.save_pretrained(tmp_path, state_dict=dict(halved))
+    (bridge,) = load_bridges(tmp_path).values()
+    weights = dict(bridge.state_dict(prefix=f"{MLP}.bridge."))
+    assert weights.keys() <= halved.keys() and bridge.timestep == 300
+    torch.testing.assert_close(weights, {name: halved[name] for name in weights}, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_bridge_that_is_no_bridge_of_ours_is_saved_by_its_weights(host, tmp_path: Path) -> None:

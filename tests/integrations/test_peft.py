@@ -190,6 +190,15 @@ def test_each_adapter_is_saved_with_its_own_bridge(llava, inputs, make_link, tmp
         loaded = PeftModel.from_pretrained(attach(copy.deepcopy(fresh), from_pretrained=folder), folder)
         assert torch.equal(logits(loaded, inputs), logits(tuned, inputs)), name
 
+    state = {name: 2 * value for name, value in tuned.state_dict().items()}
+    tuned.save_pretrained(tmp_path / "state", state_dict=state)
+    for folder, name in (("state", "default"), ("state/second", "second")):
+        (bridge,) = saving.load_bridges(tmp_path / folder).values()
+        (twice,) = (
+            value for key, value in state.items() if key.endswith(f"modules_to_save.{name}.denoiser.out.weight")
+        )
+        assert torch.equal(bridge.denoiser.out.weight, twice)
+
     tuned.save_pretrained(tmp_path / "one", selected_adapters=["second"])
     assert not list((tmp_path / "one").glob("bridge*")) and list((tmp_path / "one" / "second").glob("bridge-*"))
     tuned.set_adapter("second")
