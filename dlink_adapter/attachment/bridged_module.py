@@ -5,12 +5,15 @@ Its hooks keep the checkpoint keys of the host as they are: see `attach.py` for 
 
 from collections.abc import Iterable, Iterator
 from inspect import ismethod
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
+from dlink_adapter.attachment.saving import extend_saving
+from dlink_adapter.attachment.switch import Switchable
 
-class BridgedModule(nn.Module):
+
+class BridgedModule(Switchable):
     """A host's module behind a bridge: `host_layer(bridge(x))`.
 
     The first floating-point tensor among the arguments, positional ones first, goes through the bridge; the others are
@@ -23,18 +26,16 @@ class BridgedModule(nn.Module):
     `(..., dim) -> (..., dim)` that returns the dtype it was given.
     """
 
-    enabled: bool
-
     def __init__(self, host_layer: nn.Module, bridge: nn.Module) -> None:
         super().__init__()
         self.host_layer, self.bridge = host_layer, bridge
-        self.enabled = True
         self.training = host_layer.training
         self.register_state_dict_post_hook(_drop_host_layer)
         self.register_load_state_dict_pre_hook(_add_host_layer)
+        extend_saving(BridgedModule)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.enabled:
+        if self.is_off:
             return self.host_layer(*args, **kwargs)
         for i, value in enumerate(args):
             if _is_embedding(value):
@@ -45,9 +46,12 @@ class BridgedModule(nn.Module):
         raise TypeError(f"{type(self.host_layer).__name__} was called without a floating-point tensor to bridge")
 
     def _cross(self, x: Tensor) -> Tensor:
-        check_precision(self.bridge)
+        check_weights(self.bridge)
         # In a host spread over devices, accelerate's hook on the layer moves the input only after the bridge.
         home = next(self.bridge.parameters(), x).device
+        if home.type == "meta" and x.device.type != "meta":
+            advice = "offload the host first, and attach afterwards"
+            raise ValueError(f"the weights of the bridge were offloaded together with the host: {advice}")
         return self.bridge(x.to(home)).to(x.device)
 
     def __getattr__(self, name: str) -> Any:
@@ -65,15 +69,29 @@ class BridgedModule(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         layer = self.__dict__.get("_modules", {}).get("host_layer")
-        if layer is not None and name in layer._modules:
+        if layer is not None and name in layer._modules | layer._parameters | layer._buffers:
             setattr(layer, name, value)
         else:
             super().__setattr__(name, value)
+
+    def __len__(self) -> int:
+        return len(self.host_layer)  # type: ignore[arg-type]
+
+    def __bool__(self) -> bool:
+        return True  # as of a module without a length
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        return self.host_layer[key]  # type: ignore[index]
+
+    def __iter__(self) -> NoReturn:
+        layers = f"the layers of a {type(self.host_layer).__name__} behind a bridge"
+        raise TypeError(f"{layers} cannot be iterated over, which would bypass it: attach to the first of them")
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
         """As `nn.Module.named_modules`, with the names that the host has without the bridge."""
+        extend_saving(BridgedModule)  # peft looks here before it wraps a host, and may be imported only now
         memo = set() if memo is None else memo
         if self in memo:
             return
@@ -89,12 +107,15 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module.host_layer if isinstance(module, BridgedModule) else module
 
 
-def check_precision(bridge: nn.Module) -> None:
-    """Raise ValueError if a weight of the bridge is quantised."""
+def check_weights(bridge: nn.Module) -> None:
+    """Raise ValueError if a weight of the bridge is quantised, or peft has put an adapter into the bridge."""
     for name, parameter in bridge.named_parameters():
         if not parameter.is_floating_point():
             advice = "a bridge stays in floating point. Quantise the host first, and attach afterwards"
             raise ValueError(f"{name} of the bridge is quantised, to {parameter.dtype}: {advice}")
+        if "base_layer" in name.split("."):  # peft's name for a layer that it has wrapped
+            advice = r"""exclude_modules=r".*\bbridge\b.*" leaves it out, modules_to_save=["bridge"] trains it whole"""
+            raise ValueError(f"an adapter was put into the bridge, as its weight {name} shows: {advice}")
 
 
 def listed(names: Iterable[str]) -> str:

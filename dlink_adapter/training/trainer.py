@@ -170,14 +170,14 @@ def _trainer_class() -> Any:
         def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
             """The mean loss of a token, which is the same however the rows are shared and batched."""
             self.model.eval()
-            total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+            total = torch.zeros(2, dtype=torch.float64)  # on the CPU: not every device has float64
             for batch, counts in _evenly_shared(self.eval_dataset, self.data_collator, self.args):
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
-                    loss = self.model_wrapped(**batch)["loss"].double()
-                tokens = (batch["labels"] != -100).sum() * counts
-                total += torch.stack([loss * tokens, tokens.double()])
-            loss, tokens = self.accelerator.reduce(total, "sum").tolist()
+                    loss = self.model_wrapped(**batch)["loss"].item()
+                tokens = (batch["labels"] != -100).sum().item() * counts
+                total += torch.tensor([loss * tokens, tokens], dtype=total.dtype)
+            loss, tokens = self.accelerator.reduce(total.float().to(self.args.device), "sum").tolist()
             metrics = {f"{metric_key_prefix}_loss": loss / tokens}
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -258,14 +259,52 @@ def test_state_errors(toy: Toy) -> None:
         attach(twins, Shift(), "0.projector")
 
 
-def test_disabled_restores_the_switch_after_an_error(toy: Toy) -> None:
-    attach(toy, Shift(), "projector")
+def test_disabled_ends_with_an_error(toy: Toy) -> None:
+    bridged = attach(toy, Shift(), "projector")(X)
     with pytest.raises(KeyError), disabled(toy):
         raise KeyError
-    toy.projector.enabled = False
-    with disabled(toy):
-        pass
-    assert not toy.projector.enabled
+    assert torch.equal(toy(X), bridged)
+
+
+def test_a_module_with_two_names_is_bridged_under_both() -> None:
+    shared = nn.Linear(DIM, 8)
+    model = nn.ModuleDict({name: nn.ModuleDict({"projector": shared}) for name in ("image", "video")})
+    x = torch.ones(2, DIM)
+    expected = shared(x + 1)
+    attach(model, Shift(), "projector")
+    assert torch.equal(model["image"]["projector"](x), expected)
+    assert torch.equal(model["video"]["projector"](x), expected)
+    assert list(bridge_state_dict(model)) == ["image.projector.bridge.by"]
+    detach(model)
+    assert model["image"]["projector"] is model["video"]["projector"] is shared
+
+
+def test_a_bridged_sequential(toy: Toy) -> None:
+    attach(toy, Shift(8), "heads")
+    assert len(toy.heads) == 2 and toy.heads[1].out_features == 2 and toy.heads
+    with pytest.raises(
+        TypeError, match=r"layers of a Sequential behind a bridge cannot be iterated over.*: attach to the first"
+    ):
+        list(toy.heads)
+    assert attach(toy, Shift(), "projector").projector
+    with pytest.raises(TypeError, match="'Projector' has no len"):
+        len(toy.projector)
+
+
+def test_a_parameter_is_replaced_in_the_layer(toy: Toy) -> None:
+    attach(toy, Shift(8), "heads.1")
+    toy.heads[1].weight = nn.Parameter(torch.zeros(2, 8))
+    assert toy.heads[1].host_layer.weight.abs().sum() == 0
+    assert list(toy.heads.state_dict()) == ["0.weight", "0.bias", "1.bridge.by", "1.weight", "1.bias"]
+
+
+def test_offloading_after_attach_is_an_error(toy: Toy, make_link) -> None:
+    from accelerate import cpu_offload
+
+    attach(toy, make_link(dim=DIM), "projector")
+    cpu_offload(toy, execution_device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="offloaded together with the host: offload the host first, and attach after"):
+        toy(X)
 
 
 def test_registered_host_is_found(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +369,7 @@ def test_distributed_data_parallel(toy: Toy, tmp_path: Path) -> None:
         mark_only_bridge_trainable(toy)
         parallel = nn.parallel.DistributedDataParallel(toy)
         parallel(X).sum().backward()
+        time.sleep(0.05)  # or gloo's thread may wait for the lock of Python, and the end of the group for that thread
         assert toy.projector.bridge.by.grad.abs().sum() > 0
         assert set(parallel.state_dict()) == {f"module.{key}" for key in [*keys, "projector.bridge.by"]}
         assert isinstance(detach(parallel), Shift)
