@@ -27,6 +27,12 @@ def main(model: Path, *, val: Path, known: Path | None = None, candidates: int =
         known: folder of paired embeddings with more sounds of the kinds that the captioner knows.
         candidates: captions of each clip from which one is chosen, as they will be later.
     """
+    share = calibrate(model, val, known, candidates)
+    print(f"{share:.0%} of the captions of {val} are right; the confidence is calibrated on them")
+
+
+def calibrate(model: Path, val: Path, known: Path | None, candidates: int = 8) -> float:
+    """Calibrate a captioner's confidence, save it in its folder, and return the share of right captions."""
     captioner = Captioner.from_pretrained(model)
     if captioner.settings.quantize is None:  # else it is where it runs
         captioner.to(process_state().device)
@@ -35,6 +41,6 @@ def main(model: Path, *, val: Path, known: Path | None = None, candidates: int =
         captioner.bridge.check_encoder(pairs.metadata.get("fingerprint", "an unknown encoder"))
     sounds = torch.cat([pairs.audio.float() for pairs in folders])
     strange = captioner.embed([(sound, RATE) for sound in strange_sounds(STRANGE, SECONDS, RATE)])
-    share = captioner.calibrate(folders[0], sounds, strange, candidates=candidates)
-    captioner.confidence.save_pretrained(model)
-    print(f"{share:.0%} of {folders[0].clips} captions are right; the confidence is calibrated on them")
+    confidence, share = captioner.calibrate(folders[0], sounds, strange, candidates=candidates)
+    confidence.save_pretrained(model)
+    return share

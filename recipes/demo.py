@@ -24,6 +24,7 @@ from dlink_adapter import FitConfig, PairedEmbeddings
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.gap import measure
+from dlink_adapter.recipes.calibrate import calibrate
 from dlink_adapter.recipes.captioner_rows import PREFIX, SETUPS, CaptionerRows, Row
 from dlink_adapter.recipes.demo_parts import FAST, FULL, Size, embed_world, make_clap, make_llama
 from dlink_adapter.recipes.demo_report import SHOWN, report, table
@@ -59,7 +60,7 @@ def main(
     size = FAST if fast else FULL
     world = World(seed, size.scenes)
     settings = {"seed": seed, "clap": clap, "quantize": quantize, "fast": fast}
-    stages = Stages(out, 4 + (clap == "scratch") + CaptionerRows.stages(METHODS), settings)
+    stages = Stages(out, 5 + (clap == "scratch") + CaptionerRows.stages(METHODS), settings)
     encoder = "small" if clap == "small" else str(out / "clap")
     if clap == "scratch":
         train = partial(make_clap, world, size.clap_steps, out / "clap")
@@ -74,10 +75,13 @@ def main(
     captions = {setup: {method: said[method][setup] for method in METHODS} for setup in SETUPS}
     work = partial(report, world, captions, out / "captioners" / METHODS[SHOWN].text_training, out)
     scores = stages("scores", "score the captions and draw the figures", work, out / "examples")
+    work = partial(calibrate, out, out / "embeddings" / "val", out / "embeddings" / "pairs")
+    right = stages("confidence", "calibrate how sure the captioner is", work)
     results = {
         "captions": scores["scores"],
         "gap": {method: gap[row.bridge] for method, row in METHODS.items()},
         **{name: scores[name] for name in ("intervals", "not_run", "tokenizer")},
+        "right_captions_of_val": right,
         "seconds": stages.seconds,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "dlink-adapter")},
         "seed": seed,

@@ -52,14 +52,9 @@ class Confidence(nn.Module):
 
         Returns:
             The share of the captions that are right.
-
-        Raises:
-            ValueError: all captions are right, or none.
         """
         best = torch.arange(pairs.clips), candidates.match.argmax(-1)
         right = right_captions(candidates.embedding[best], pairs.text, pairs.clip)
-        if right.all() or not right.any():
-            raise ValueError(f"{int(right.sum())} of {len(right)} captions are right: there is nothing to tell apart")
         _regress(self.right, _features(candidates)[best], right)
         audio = normalize(torch.cat([known, strange]).float(), dim=-1)
         _regress(self.known, audio, torch.arange(len(audio)) < len(known))
@@ -85,10 +80,14 @@ def _features(candidates: Candidates) -> Tensor:
 
 
 def _regress(layer: nn.Linear, x: Tensor, label: Tensor) -> None:
-    """Logistic regression of labels (n,) on x (n, features), whose features are brought to unit variance for it."""
+    """Logistic regression of labels (n,) on x (n, features), whose features are brought to unit variance for it.
+
+    A mean row of either label is added, so that there is one of each even where all captions are right, or none.
+    """
     spread, mean = torch.std_mean(x.double(), dim=0)
+    rows, labels = torch.cat([(x - mean) / spread, x.new_zeros(2, x.shape[1])]), [*label.tolist(), True, False]
     regression = import_extra("sklearn.linear_model", "metrics").LogisticRegression(C=INVERSE_PENALTY, max_iter=5000)
-    regression.fit((x - mean) / spread, label)
+    regression.fit(rows, labels)
     weight = torch.from_numpy(regression.coef_) / spread
     layer.weight.copy_(weight)
     layer.bias.copy_(torch.from_numpy(regression.intercept_) - weight @ mean)

@@ -121,12 +121,16 @@ class Captioner(PrefixModel, Shareable):
         encode_text = self.encoder.encode_text if self.settings.encoder else None
         return make_candidates(self, embedding, count, encode_text=encode_text, **options)
 
-    def calibrate(self, pairs: PairedEmbeddings, known: Tensor, strange: Tensor, *, candidates: int = 8) -> float:
-        """Fit the confidence of captions on validation pairs; see `Confidence.fit`. It is saved with the captioner."""
-        confidence = Confidence(self.bridge.dim)
-        share = confidence.fit(pairs, self.candidates(pairs.audio, candidates), known, strange)
-        self.confidence = confidence
-        return share
+    def calibrate(
+        self, pairs: PairedEmbeddings, known: Tensor, strange: Tensor, *, candidates: int = 8
+    ) -> tuple[Confidence, float]:
+        """Fit the confidence of captions on validation pairs, as `Confidence.fit` does, and keep it.
+
+        Returns:
+            The confidence, which `save_pretrained` saves too, and the share of the captions that are right.
+        """
+        self.confidence = confidence = Confidence(self.bridge.dim)
+        return confidence, confidence.fit(pairs, self.candidates(pairs.audio, candidates), known, strange)
 
     def set_bridge(self, bridge: Bridge) -> None:
         """As of a `PrefixModel`. A confidence that was calibrated behind another bridge is dropped."""

@@ -99,7 +99,7 @@ def test_a_calibration_is_saved_with_the_captioner_and_dropped_with_its_bridge(f
     text = torch.stack([said, said], dim=1)
     text[::2] = torch.randn(15, 1, encoder.dim, generator=draw)  # of which no caption is right
     pairs = PairedEmbeddings.from_tensors(audio, text.flatten(0, 1), clip=torch.arange(30).repeat_interleave(2))
-    share = captioner.calibrate(pairs, audio, torch.randn(20, encoder.dim, generator=draw), candidates=2)
+    _, share = captioner.calibrate(pairs, audio, torch.randn(20, encoder.dim, generator=draw), candidates=2)
     assert 0 < share <= 0.5
     captioner.save_pretrained(tmp_path / "calibrated")
     loaded = Captioner.from_pretrained(tmp_path / "calibrated")

@@ -52,8 +52,10 @@ def test_it_comes_back_from_its_state_dict(judged):
     assert torch.equal(loaded(pairs.audio, candidates), confidence(pairs.audio, candidates))
 
 
-def test_nothing_to_tell_apart_is_an_error(judged):
+def test_where_all_captions_are_right_or_none_it_is_high_or_low(judged):
     pairs, candidates, _, strange = judged
-    all_right = Candidates(candidates.captions, candidates.heard, candidates.log_likelihood, candidates.heard[:, None])
-    with pytest.raises(ValueError, match="200 of 200"):
-        Confidence(DIM).fit(pairs, all_right, pairs.audio, strange)
+    for said, expected in ((candidates.heard, 1), (candidates.heard.roll(1, 0), 0)):
+        judged_alike = Candidates(candidates.captions, candidates.heard, candidates.log_likelihood, said[:, None])
+        confidence = Confidence(DIM)
+        assert confidence.fit(pairs, judged_alike, pairs.audio, strange) == expected
+        assert (confidence(pairs.audio, judged_alike) - expected).abs().mean() < 0.05

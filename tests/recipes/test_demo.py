@@ -33,7 +33,7 @@ def test_results_hold_every_method_and_setup(demo_folder):
             for metric in (name for name, value in scores.items() if value is None):
                 assert results["not_run"][metric]
     assert all(set(gap) >= GAP_METRICS for gap in results["gap"].values())
-    stages = {"embeddings", "bridges", "llama", "start", "text_clean", "captions_ridge+clean", "scores"}
+    stages = {"embeddings", "bridges", "llama", "start", "text_clean", "captions_ridge+clean", "scores", "confidence"}
     assert stages <= set(results["seconds"])
     assert results["seed"] == 0 and {"torch", "transformers"} <= set(results["versions"])
 
@@ -77,7 +77,7 @@ def test_a_captioner_says_which_text_condition_it_was_trained_with(demo_folder, 
 def test_done_stages_are_not_done_again(demo_folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")}
     demo.main(demo_folder, fast=True)
-    assert capsys.readouterr().err.count("done before") == 4 + CaptionerRows.stages(demo.METHODS)
+    assert capsys.readouterr().err.count("done before") == 5 + CaptionerRows.stages(demo.METHODS)
     assert {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")} == before
 
 
