@@ -3,6 +3,8 @@ from .attachment.attach import bridge_state_dict as bridge_state_dict
 from .attachment.attach import detach as detach
 from .attachment.attach import disabled as disabled
 from .attachment.attach import mark_only_bridge_trainable as mark_only_bridge_trainable
+from .attachment.token_bridge import TokenBridge as TokenBridge
+from .attachment.token_bridge import TokenBridgeConfig as TokenBridgeConfig
 from .data.embeddings import PairedEmbeddings as PairedEmbeddings
 from .diffusion_link.config import BridgeConfig as BridgeConfig
 from .diffusion_link.link import DiffusionLink as DiffusionLink

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dlink_adapter.attachment.bridged_module import BridgedModule, check_precision, listed, unwrapped
 from dlink_adapter.attachment.hosts import host_of
+from dlink_adapter.bridge.base import Bridge
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -40,12 +41,13 @@ def attach(model: Model, link: nn.Module, target: str | None = None) -> Model:
             `dlink_adapter.attachment.hosts.HOSTS` for `model.config.model_type`.
 
     Raises ValueError on no known host, no such target, an ambiguous one, one with a bridge already, one of another
-    width, or a bridge that is quantised.
+    width, or a bridge that is quantised; and, without `target`, on a bridge that is fitted on pairs for a host that
+    feeds its projector tokens.
     """
     dim = getattr(link, "dim", None)
     check_precision(link)
     modules = _host_modules(model)
-    path = _find(modules, target if target is not None else host_of(model, dim).target, dim)
+    path = _find(modules, target if target is not None else _known_target(model, link, dim), dim)
     layer = modules[path]
     _check(path, layer, dim)
     weight = next(layer.parameters(), None)
@@ -132,6 +134,17 @@ def _bridged(model: nn.Module) -> dict[str, BridgedModule]:
     if not found:
         raise ValueError(f"no bridge is attached to this {type(model).__name__}: attach(model, link) first")
     return found
+
+
+def _known_target(model: nn.Module, link: nn.Module, dim: int | None) -> str:
+    host = host_of(model, dim)
+    if host.kind == "tokens" and isinstance(link, Bridge):
+        raise ValueError(
+            f"{host.target!r} of {type(model).__name__} reads tokens, one vector a patch or frame, but {link.name} "
+            "maps pooled embeddings that are paired with text, to unit norm: attach a TokenBridge, or give "
+            f"target={host.target!r} to put it there all the same"
+        )
+    return host.target
 
 
 def _find(modules: dict[str, nn.Module], target: str, dim: int | None) -> str:
