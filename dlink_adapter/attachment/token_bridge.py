@@ -26,8 +26,6 @@ from dlink_adapter import TokenBridge, attach
 attach(host, TokenBridge.from_pretrained("this folder or repository"))  # the host that it was trained in
 ```
 
-{contents}
-
 {sections}
 """
 TINY = torch.finfo(torch.float32).tiny  # against division by zero: padding may be zero
@@ -74,7 +72,7 @@ class TokenBridge(Pretrained):
         """What turns x, in float32: exactly zero where the MLP gives zero."""
         rms = x.square().mean(-1, keepdim=True).clamp_min(TINY).sqrt()
         h = x / rms
-        d = self.mlp(h.to(self.mlp[0].weight.dtype)).float()
+        d = self.mlp(h.to(next(self.mlp.parameters()).dtype)).float()
         # 1 / ||h + d||, with the part of h taken as the 1 that it is: the quotient of two norms would be 1 only nearly.
         scale = (1 + (d * (2 * h + d)).mean(-1, keepdim=True)).rsqrt()
         return rms * (scale * d + (scale - 1) * h)
