@@ -16,3 +16,5 @@ from .training.descent import FitConfig as FitConfig
 from .training.fit import fit as fit
 
 __version__: str
+from .token_bridge import TokenBridge as TokenBridge
+from .token_bridge import TokenBridgeConfig as TokenBridgeConfig

@@ -41,11 +41,12 @@ BRIDGES = _Bridges(
     diffusion_link="diffusion_link.link:DiffusionLink",
     moment_matched="refine.moment_matched:MomentMatched",
 )
+LOADABLE = _Bridges(BRIDGES.data, token_bridge="token_bridge:TokenBridge")  # also what is not fitted on pairs
 
 
 def new_bridge(name: str, dim: int, settings: Mapping[str, Any] | None = None) -> Bridge:
     """An unfitted bridge by name, with these settings of its config. Raises ValueError on one that it does not have."""
-    kind = _kind(name)
+    kind = _kind(name, BRIDGES)
     return kind(from_known(kind.config_class, {**(settings or {}), "dim": dim}))
 
 
@@ -61,11 +62,11 @@ def load_bridge(
     folder = resolve_folder(name_or_path, subfolder=subfolder, **hub)
     values = read_config(folder)
     with settings_in(folder / CONFIG_FILE, values.get("version")):
-        kind = _kind(values["bridge"])
+        kind = _kind(values["bridge"], LOADABLE)
     return kind.from_pretrained(folder, device=device, dtype=dtype)
 
 
-def _kind(name: str) -> type[Bridge]:
-    if name not in BRIDGES:
-        raise ValueError(f"unknown bridge {name!r}; known: {', '.join(BRIDGES)}")
-    return BRIDGES[name]
+def _kind(name: str, known: _Bridges) -> Any:
+    if name not in known:
+        raise ValueError(f"unknown bridge {name!r}; known: {', '.join(known)}")
+    return known[name]

@@ -14,6 +14,7 @@ LAYERS = [
     ["training"],
     ["refine"],
     ["registry"],
+    ["token_bridge"],
     ["baselines"],
     ["diffusion_link"],
     ["bridge"],

@@ -30,6 +30,7 @@ from dlink_adapter.attachment.bridged_module import BridgedModule, check_weights
 from dlink_adapter.attachment.hosts import host_of
 from dlink_adapter.attachment.saving import bridge_in_use, load_bridges
 from dlink_adapter.attachment.switch import switched_off
+from dlink_adapter.bridge.base import Bridge
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -54,8 +55,9 @@ def attach(
             wrote: a folder, or a repository's id. Its bridges are attached where they were.
 
     Raises ValueError on no known host, no such target, an ambiguous one, one with a bridge already, one of another
-    width, a bridge that is quantised, or an adapter made before that has a bridge in `modules_to_save`; TypeError on a
-    link that is no module; FileNotFoundError where nothing was saved with a bridge.
+    width, a bridge that is quantised, an adapter made before that has a bridge in `modules_to_save`, or, without
+    `target`, a bridge fitted on pairs for a host that feeds its projector tokens; TypeError on a link that is no
+    module; FileNotFoundError where nothing was saved with a bridge.
     """
     if from_pretrained is None:
         _put(model, link, target)
@@ -137,7 +139,7 @@ def _put(model: nn.Module, link: nn.Module | None, target: str | None) -> None:
     dim = getattr(link, "dim", None)
     check_weights(link)
     modules = _host_modules(model)
-    path = _find(modules, target if target is not None else host_of(model, dim).target, dim)
+    path = _find(modules, target if target is not None else _known_target(model, link, dim), dim)
     layer = modules[path]
     _check(path, layer, dim)
     _check_adapters(modules)
@@ -167,6 +169,17 @@ def _bridged(model: nn.Module) -> dict[str, BridgedModule]:
     if not found:
         raise ValueError(f"no bridge is attached to this {type(model).__name__}: attach(model, link) first")
     return found
+
+
+def _known_target(model: nn.Module, link: nn.Module, dim: int | None) -> str:
+    host = host_of(model, dim)
+    if host.kind == "tokens" and isinstance(link, Bridge):
+        raise ValueError(
+            f"{host.target!r} of {type(model).__name__} reads tokens, one vector a patch or frame, but {link.name} "
+            "maps pooled embeddings that are paired with text, to unit norm: attach a TokenBridge, or give "
+            f"target={host.target!r} to put it there all the same"
+        )
+    return host.target
 
 
 def _find(modules: dict[str, nn.Module], target: str, dim: int | None) -> str:

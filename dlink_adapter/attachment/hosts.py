@@ -3,10 +3,15 @@
 A host is data, not code: a name in `FAMILIES`, which `attach(model, link)` looks up by `model.config.model_type`, or by
 the name of the class for models outside transformers. Hosts with several projectors (Granite 4 Vision), or with two
 inputs to one (DeepSeek-VL hybrid, VibeVoice), have no entry: `attach(model, link, target=...)` takes any module.
+
+Most hosts feed their projector tokens: one vector a patch or frame, unnormalised, in the encoder's own space, where
+nothing is paired with text. A bridge that was fitted on pairs has no meaning there, and `TokenBridge` is for them. The
+others feed it one pooled embedding of a space shared with text, which is what a fitted bridge maps.
 """
 
 from dataclasses import dataclass
 from functools import reduce
+from typing import Literal
 
 from torch import nn
 
@@ -17,12 +22,14 @@ class Host:
 
     `target` is the dotted path of the projector, or the end of it where that is unique: one entry fits the bare model,
     the model with a head, and older versions. `encoder_dim` is the dotted path, in the config of the host, of the width
-    of the projector's input, on which `note` is a comment.
+    of the projector's input, on which `note` is a comment. `kind` is what the projector reads: tokens, or one pooled
+    embedding of a space shared with text.
     """
 
     target: str
     encoder_dim: str | None = None
     note: str = ""
+    kind: Literal["tokens", "pooled"] = "tokens"
 
 
 # The names of hosts that are alike, with spaces between them.
@@ -78,11 +85,15 @@ FAMILIES: dict[str, Host] = {
     "step3p7": Host("multi_modal_projector", note="vision_config.hidden_size x 4, after two convolutions"),
     "vipllava": Host("multi_modal_projector", note="vision_config.hidden_size x len(vision_feature_layers): a patch"),
     # outside transformers, by the name of the class
-    "ClapCaptionModel": Host("clap_project", note="CLAP-Cap of msclap: one unit-norm CLAP embedding a clip"),
-    "ClipCaptionModel": Host("clip_project", note="ClipCap: one CLIP embedding an image"),
-    "LLaMA_adapter": Host("image_bind_proj", note="ImageBind-LLM: one ImageBind embedding"),
-    "OpenLLAMAPEFTModel": Host("llama_proj", note="PandaGPT: one ImageBind embedding"),
-    "slam_model": Host("encoder_projector", note="SLAM-LLM, and DRCap in it: what its encoder gives"),
+    "ClapCaptionModel": Host("clap_project", note="CLAP-Cap of msclap: one unit-norm CLAP embedding", kind="pooled"),
+    "ClipCaptionModel": Host("clip_project", note="ClipCap: one CLIP embedding", kind="pooled"),
+    "LLaMA_adapter": Host("image_bind_proj", note="ImageBind-LLM: one unit-norm ImageBind embedding", kind="pooled"),
+    "OpenLLAMAPEFTModel": Host(
+        "llama_proj", note="PandaGPT: one ImageBind embedding, of norm 1 from images and 20 from sound", kind="pooled"
+    ),
+    "slam_model": Host(
+        "encoder_projector", note="SLAM-LLM: one CLAP embedding in DRCap, tokens with other encoders", kind="pooled"
+    ),
 }
 HOSTS: dict[str, Host] = {name: host for names, host in FAMILIES.items() for name in names.split()}
 

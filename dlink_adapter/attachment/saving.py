@@ -19,8 +19,8 @@ from typing import Any
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
-from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.bridge.hub import CONFIG_FILE, WEIGHTS_FILE, resolve_folder
+from dlink_adapter.bridge.pretrained import Pretrained
 from dlink_adapter.files import write_atomically
 from dlink_adapter.registry import load_bridge
 
@@ -42,10 +42,10 @@ def extend_saving(bridged: type[nn.Module]) -> None:
             saver.save_pretrained = _with_bridges(saver.save_pretrained, bridged)
 
 
-def load_bridges(name_or_path: str | Path) -> dict[str, Bridge]:
+def load_bridges(name_or_path: str | Path) -> dict[str, Pretrained]:
     """The bridges that were saved with a host or an adapter, in a folder or on the hub, by target.
 
-    Raises FileNotFoundError where there are none, ValueError where one is a module of another class than `Bridge`.
+    Raises FileNotFoundError where there are none, ValueError where one is a module that cannot be saved.
     """
     folder = resolve_folder(name_or_path, (TARGETS_FILE, "bridge-*/*"))
     if not (folder / TARGETS_FILE).is_file():
@@ -96,7 +96,7 @@ def _with_weights(bridge: nn.Module, model: nn.Module, state: Mapping[str, Tenso
     """The bridge as it is in a state of the model: sharded models are saved from one that was gathered before."""
     prefix = next(f"{name}." for name, module in model.named_modules() if module is bridge)
     weights = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
-    if not weights or not isinstance(bridge, Bridge):
+    if not weights or not isinstance(bridge, Pretrained):
         return bridge
     twin = type(bridge)(bridge.config)
     twin.metadata = bridge.metadata
@@ -107,7 +107,7 @@ def _with_weights(bridge: nn.Module, model: nn.Module, state: Mapping[str, Tenso
 def _write(folder: Path, bridges: dict[str, nn.Module]) -> None:
     for target, bridge in bridges.items():
         place = _place(folder, target)
-        if isinstance(bridge, Bridge):
+        if isinstance(bridge, Pretrained):
             bridge.save_pretrained(place)
         else:
             place.mkdir(exist_ok=True)
@@ -118,10 +118,10 @@ def _write(folder: Path, bridges: dict[str, nn.Module]) -> None:
         (folder / TARGETS_FILE).unlink()
 
 
-def _load(folder: Path) -> Bridge:
+def _load(folder: Path) -> Pretrained:
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(
-            f"{folder} holds the weights of a module that is no Bridge: attach a module like it, and load its "
+            f"{folder} holds the weights of a module without `from_pretrained`: attach a module like it, and load its "
             f"{WEIGHTS_FILE} by safetensors.torch.load_model"
         )
     bridge = load_bridge(folder)

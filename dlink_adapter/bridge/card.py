@@ -34,7 +34,9 @@ NO_ROWS = "It holds no embedding of the training pairs."
 ROWS = "It holds {count} embeddings of the training pairs: share it as you would share those."
 
 
-def model_card(name: str, config: dict[str, Any], metadata: dict[str, Any], training_rows: int) -> str:
+def model_card(
+    name: str, config: dict[str, Any], metadata: dict[str, Any], training_rows: int = 0, body: str = BODY
+) -> str:
     """The card of a bridge as Markdown, with the hub's header.
 
     Args:
@@ -43,6 +45,7 @@ def model_card(name: str, config: dict[str, Any], metadata: dict[str, Any], trai
         metadata: free JSON. The hub's fields `license`, `datasets` and `base_model` go into the header, with
             what `fit` measured behind the bridge.
         training_rows: embeddings of the training pairs that its weights hold.
+        body: the text around the settings, a template as `BODY`.
     """
     measured = [
         EvalResult("feature-extraction", "paired-embeddings", "held-out pairs", metric, after)
@@ -61,14 +64,14 @@ def model_card(name: str, config: dict[str, Any], metadata: dict[str, Any], trai
     plain = {key: value for key, value in metadata.items() if not isinstance(value, dict)}
     groups = {key: value for key, value in metadata.items() if isinstance(value, dict)}
     sections = {"config": config} | ({"metadata": plain} if plain else {}) | groups
-    body = BODY.format(
+    text = body.format(
         name=name,
         dim=config["dim"],
         contents=ROWS.format(count=training_rows) if training_rows else NO_ROWS,
         sections="\n\n".join(_section(title, rows) for title, rows in sections.items()),
         citation=CITATION,
     )
-    return str(ModelCard(f"---\n{header}\n---\n\n{body}", ignore_metadata_errors=True))
+    return str(ModelCard(f"---\n{header}\n---\n\n{text}", ignore_metadata_errors=True))
 
 
 def _section(title: str, rows: dict[str, Any]) -> str:

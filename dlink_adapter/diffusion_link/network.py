@@ -35,7 +35,7 @@ class ResidualMLP(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(time_dim, 2 * dim))
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), zeroed(nn.Linear(hidden, dim)))
+        self.mlp = residual_branch(dim, hidden, dropout)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:  # (..., dim), (..., time_dim)
         scale, shift = self.modulation(level).chunk(2, dim=-1)
@@ -62,6 +62,11 @@ class Denoiser(nn.Module):
         for block in self.blocks:
             h = block(h, level)
         return self.out(self.norm(h)).float()
+
+
+def residual_branch(dim: int, hidden: int, dropout: float) -> nn.Sequential:
+    """The MLP of a residual block, zero when untrained: (..., dim) -> (..., dim)."""
+    return nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), zeroed(nn.Linear(hidden, dim)))
 
 
 def zeroed(layer: nn.Linear) -> nn.Linear:

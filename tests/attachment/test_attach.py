@@ -240,6 +240,17 @@ def test_attach_errors(toy: Toy, link: nn.Module, target: str | None, message: s
     assert torch.equal(toy(X), toy.heads(toy.projector(2.0, toy.encoder(X))))
 
 
+def test_a_bridge_fitted_on_pairs_for_a_host_of_tokens(host: tuple[nn.Module, dict[str, Tensor]], make_link) -> None:
+    model, inputs = host
+    plain = logits(model, inputs)
+    message = r"'multi_modal_projector' of \w+ reads tokens.*but diffusion_link maps pooled.*attach a TokenBridge, or "
+    with pytest.raises(ValueError, match=message + r"give target='multi_modal_projector'"):
+        attach(model, make_link(dim=DIM))
+    assert torch.equal(logits(model, inputs), plain)
+    attach(model, make_link(dim=DIM), "multi_modal_projector")
+    assert not torch.equal(logits(model, inputs), plain)
+
+
 def test_state_errors(toy: Toy) -> None:
     for call in (detach, bridge_state_dict, mark_only_bridge_trainable):
         with pytest.raises(ValueError, match="no bridge is attached to this Toy"):
@@ -467,14 +478,14 @@ def test_fully_sharded(toy: Toy, make_link, tmp_path: Path) -> None:
 def test_device_map(projector: str, make_link, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, inputs = llava()
-    bridged = logits(attach(model, make_link(dim=DIM)), inputs)
+    bridged = logits(attach(model, make_link(dim=DIM), "multi_modal_projector"), inputs)
     detach(model)
     model.save_pretrained(tmp_path / "llava")
     prefix = next(name for name, _ in model.named_modules() if name.endswith("multi_modal_projector"))
     parent = prefix.rpartition("multi_modal_projector")[0]
     places = {f"{parent}vision_tower": "cpu", prefix: projector, f"{parent}language_model": "disk", "lm_head": "cpu"}
     loaded = type(model).from_pretrained(tmp_path / "llava", device_map=places, offload_folder=tmp_path / "offload")
-    attach(loaded.eval(), make_link(dim=DIM))
+    attach(loaded.eval(), make_link(dim=DIM), prefix)
     torch.testing.assert_close(logits(loaded, inputs), bridged)
     assert next(loaded.get_submodule(prefix).bridge.parameters()).device.type == "cpu"
 
@@ -492,13 +503,13 @@ def test_a_quantised_host(kind: str, make_link, tmp_path: Path) -> None:
     with torch.no_grad():
         logits(loaded, inputs)
         keys, plain = list(loaded.state_dict()), logits(loaded, inputs)
-        attach(loaded, make_link(dim=64))
+        attach(loaded, make_link(dim=64), "multi_modal_projector")
         assert not torch.equal(logits(loaded, inputs), plain)
         with disabled(loaded):
             assert torch.equal(logits(loaded, inputs), plain)
         detach(loaded)
         assert torch.equal(logits(loaded, inputs), plain) and list(loaded.state_dict()) == keys
-    mark_only_bridge_trainable(attach(loaded, make_link(dim=64)))
+    mark_only_bridge_trainable(attach(loaded, make_link(dim=64), "multi_modal_projector"))
     loaded.train()
     loaded(**inputs).logits.sum().backward()
     assert all((value.grad is None) != (".bridge." in name) for name, value in loaded.named_parameters())

@@ -4,6 +4,7 @@ A tiny config is the default of the class with small numbers (`SMALL`) and some 
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from dlink_adapter.attachment.attach import attach, bridge_state_dict, detach, disabled, mark_only_bridge_trainable
 from dlink_adapter.attachment.hosts import HOSTS
+from dlink_adapter.token_bridge import TokenBridge, TokenBridgeConfig
 
 TOKEN = 9  # the placeholder that an encoder's vectors replace
 TEXT, ENCODER = 64, 32  # the widths of a tiny language model and of a tiny encoder
@@ -395,12 +397,23 @@ def host(request: pytest.FixtureRequest) -> Host:
     assert model.config.model_type == request.param
     plain, seen = logits(model, inputs), []
     recorder = nn.Identity()
-    recorder.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-1]))
+    recorder.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     attach(model, recorder)
     assert torch.equal(logits(model, inputs), plain), "an identity changes nothing"
     detach(model)
-    assert len(set(seen)) == 1
-    return Host(model, inputs, plain, seen[0])
+    (width,) = {shape[-1] for shape in seen}
+    assert HOSTS[request.param].kind == "tokens"
+    assert all(shape.numel() > width for shape in seen) or TINY[request.param].tokens == 1
+    return Host(model, inputs, plain, width)
+
+
+def turning(dim: int) -> TokenBridge:
+    """A token bridge with weights that do something."""
+    torch.manual_seed(0)
+    bridge = TokenBridge(TokenBridgeConfig(dim)).eval()
+    with torch.no_grad():
+        bridge.mlp[-1].weight.normal_(0, 0.5)
+    return bridge
 
 
 @torch.no_grad()
@@ -413,6 +426,7 @@ OUTSIDE = ("ClapCaptionModel", "ClipCaptionModel", "LLaMA_adapter", "OpenLLAMAPE
 
 def test_every_host_is_run() -> None:
     assert {*TINY, *OUTSIDE} == HOSTS.keys()
+    assert {name for name, entry in HOSTS.items() if entry.kind == "pooled"} == {*OUTSIDE}
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
@@ -424,9 +438,49 @@ def test_hosts_outside_transformers_are_known_by_their_class(name: str, make_lin
     assert detach(attach(nn.Sequential(model), make_link())).dim == 16
 
 
-def test_before_disabled_and_after_are_the_same_bit_for_bit(host: Host, make_link) -> None:
+def test_a_new_token_bridge_changes_no_bit(host: Host) -> None:
+    attach(host.model, TokenBridge(TokenBridgeConfig(host.width)))
+    bridged = logits(host.model, host.inputs)
+    detach(host.model)
+    assert torch.equal(bridged, host.plain)
+
+
+@pytest.mark.parametrize("host", ["llava", "qwen2_audio", "blip-2"], indirect=True)
+def test_a_token_bridge_alone_learns_what_the_host_is_asked(host: Host, tmp_path: Path) -> None:
+    """Two inputs, each with an answer of its own, so that it has to be read from the tokens."""
+    model, bridge = deepcopy(host.model), TokenBridge(TokenBridgeConfig(host.width))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(
+                5 if parameter.ndim > 1 else 1
+            )  # the weights of a new model hardly carry anything to the end
+    noise = {name: torch.randn_like(x) for name, x in host.inputs.items() if x.is_floating_point()}
+    questions, answers = (host.inputs, host.inputs | noise), torch.tensor([11, 17])
+
+    def loss() -> Tensor:
+        last = torch.cat([model(**inputs).logits[:, -1] for inputs in questions])
+        return nn.functional.cross_entropy(last, answers)
+
+    with torch.no_grad():
+        frozen, plain = loss(), logits(model, host.inputs)
+    mark_only_bridge_trainable(attach(model, bridge))
+    optimiser = torch.optim.Adam(bridge.parameters(), lr=1e-2)
+    for _ in range(50):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+    assert loss() < 0.5 * frozen
+    with disabled(model):
+        assert torch.equal(logits(model, host.inputs), plain)
+    trained = logits(model, host.inputs)
+    detach(model).save_pretrained(tmp_path)
+    attach(model, TokenBridge.from_pretrained(tmp_path))
+    assert torch.equal(logits(model, host.inputs), trained)
+
+
+def test_before_disabled_and_after_are_the_same_bit_for_bit(host: Host) -> None:
     model, inputs, keys = host.model, host.inputs, list(host.model.state_dict())
-    link = make_link(dim=host.width)
+    link = turning(host.width)
     attach(model, link)
     assert not torch.equal(logits(model, inputs), host.plain)
     assert {key for key in model.state_dict() if ".bridge." not in key} == set(keys)
@@ -437,41 +491,41 @@ def test_before_disabled_and_after_are_the_same_bit_for_bit(host: Host, make_lin
     assert list(model.state_dict()) == keys
 
 
-def test_a_bridge_of_another_width_is_an_error(host: Host, make_link) -> None:
+def test_a_bridge_of_another_width_is_an_error(host: Host) -> None:
     path = HOSTS[host.model.config.model_type].encoder_dim
     assert path is None or reduce(getattr, path.split("."), host.model.config) == host.width
     with pytest.raises(ValueError, match=rf"\b7\b.*\b{host.width}\b"):
-        attach(host.model, make_link(dim=7))
+        attach(host.model, turning(7))
         try:
             logits(host.model, host.inputs)  # where the config has no width, the bridge checks it
         finally:
             detach(host.model)
 
 
-def test_it_comes_back_from_disk(host: Host, make_link, tmp_path: Path) -> None:
-    attach(host.model, make_link(dim=host.width))
+def test_it_comes_back_from_disk(host: Host, tmp_path: Path) -> None:
+    attach(host.model, turning(host.width))
     bridged, weights = logits(host.model, host.inputs), bridge_state_dict(host.model)
     host.model.save_pretrained(tmp_path)
     detach(host.model)
     loaded = type(host.model).from_pretrained(tmp_path).eval()
     same = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)  # rounding depends on where weights lie
     same(logits(loaded, host.inputs), host.plain)
-    attach(loaded, make_link(dim=host.width, samples=4))
+    attach(loaded, turning(host.width))
     loaded.load_state_dict(weights, strict=False)
     same(logits(loaded, host.inputs), bridged)
 
 
-def test_a_step_moves_the_bridge_alone(host: Host, make_link) -> None:
+def test_a_step_moves_the_bridge_alone(host: Host) -> None:
     model = host.model
     needed_gradients = [parameter.requires_grad for parameter in model.parameters()]
-    attach(model, make_link(dim=host.width))
+    attach(model, turning(host.width))
     mark_only_bridge_trainable(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimiser = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
     model(**host.inputs).logits.logsumexp(-1).sum().backward()
     optimiser.step()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved and all(".bridge.denoiser." in name for name in moved)
+    assert moved and all(".bridge.mlp." in name for name in moved)
     detach(model)
     for parameter, needed in zip(model.parameters(), needed_gradients, strict=True):
         parameter.requires_grad_(needed)

@@ -57,6 +57,7 @@ def trained(model: nn.Module) -> set[str]:
     return {name for name, value in model.named_parameters() if value.requires_grad}
 
 
+TARGET = "multi_modal_projector"
 PROJECTOR = LoraConfig(r=2, target_modules=["q_proj", "linear_1"])
 INSIDE = LoraConfig(r=2, target_modules=["q_proj", "linear_1"], modules_to_save=["bridge"])
 
@@ -68,12 +69,12 @@ def language_lora(**settings: list[str]) -> LoraConfig:
 @pytest.mark.parametrize("bridge_first", [True, False])
 def test_outside_the_adapter(llava, inputs, make_link, tmp_path: Path, bridge_first: bool) -> None:
     plain = copy.deepcopy(llava)
-    bridged = logits(attach(copy.deepcopy(llava), make_link(dim=DIM)), inputs)
+    bridged = logits(attach(copy.deepcopy(llava), make_link(dim=DIM), TARGET), inputs)
     link = make_link(dim=DIM)
     tuned = (
-        get_peft_model(attach(llava, link), PROJECTOR)
+        get_peft_model(attach(llava, link, TARGET), PROJECTOR)
         if bridge_first
-        else attach(get_peft_model(llava, PROJECTOR), link)
+        else attach(get_peft_model(llava, PROJECTOR), link, TARGET)
     )
     assert torch.equal(logits(tuned, inputs), bridged)
     link.requires_grad_(False)
@@ -84,8 +85,8 @@ def test_outside_the_adapter(llava, inputs, make_link, tmp_path: Path, bridge_fi
 
     tuned.save_pretrained(tmp_path)  # LoRA of the bridged projector included
     loaded = PeftModel.from_pretrained(plain, tmp_path)
-    assert torch.equal(logits(attach(loaded, make_link(dim=DIM)), inputs), after)
-    later = PeftModel.from_pretrained(attach(detached(loaded), make_link(dim=DIM)), tmp_path)
+    assert torch.equal(logits(attach(loaded, make_link(dim=DIM), TARGET), inputs), after)
+    later = PeftModel.from_pretrained(attach(detached(loaded), make_link(dim=DIM), TARGET), tmp_path)
     assert torch.equal(logits(later, inputs), after)
 
     merged = tuned.merge_and_unload()
@@ -101,7 +102,7 @@ def detached(loaded: PeftModel) -> nn.Module:
 
 def test_inside_the_adapter(llava, inputs, make_link, tmp_path: Path) -> None:
     plain, fresh = logits(llava, inputs), copy.deepcopy(llava)
-    bridged = logits(attach(llava, make_link(dim=DIM)), inputs)
+    bridged = logits(attach(llava, make_link(dim=DIM), TARGET), inputs)
     tuned = get_peft_model(llava, INSIDE)
     assert torch.equal(logits(tuned, inputs), bridged)
     assert any("bridge" in name for name in trained(tuned))
@@ -113,7 +114,7 @@ def test_inside_the_adapter(llava, inputs, make_link, tmp_path: Path) -> None:
             assert torch.equal(logits(tuned, inputs), plain)
 
     tuned.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(attach(fresh, make_link(dim=DIM)), tmp_path)
+    loaded = PeftModel.from_pretrained(attach(fresh, make_link(dim=DIM), TARGET), tmp_path)
     assert torch.equal(logits(loaded, inputs), after)
 
     merged = tuned.merge_and_unload()
@@ -243,13 +244,13 @@ def test_an_adapter_inside_the_bridge_is_an_error(llava, inputs, make_link) -> N
 
 def test_an_adapter_that_was_saved_with_another_bridge(llava, inputs, make_link, tmp_path: Path) -> None:
     other = copy.deepcopy(llava)
-    get_peft_model(attach(llava, make_link(dim=DIM)), INSIDE).save_pretrained(tmp_path)
+    get_peft_model(attach(llava, make_link(dim=DIM), TARGET), INSIDE).save_pretrained(tmp_path)
     with pytest.raises((KeyError, RuntimeError), match="bridge"):
-        PeftModel.from_pretrained(attach(other, make_link(dim=DIM, blocks=2)), tmp_path)
+        PeftModel.from_pretrained(attach(other, make_link(dim=DIM, blocks=2), TARGET), tmp_path)
 
 
 def test_several_adapters_each_with_a_bridge(llava, inputs, make_link) -> None:
-    tuned = get_peft_model(attach(llava, make_link(dim=DIM)), INSIDE)
+    tuned = get_peft_model(attach(llava, make_link(dim=DIM), TARGET), INSIDE)
     bridged = logits(tuned, inputs)
     train(tuned, inputs)
     first = logits(tuned, inputs)
@@ -266,7 +267,7 @@ def test_several_adapters_each_with_a_bridge(llava, inputs, make_link) -> None:
 
 
 def test_several_adapters_behind_one_bridge(llava, inputs, make_link) -> None:
-    tuned = attach(get_peft_model(llava, PROJECTOR), make_link(dim=DIM))
+    tuned = attach(get_peft_model(llava, PROJECTOR), make_link(dim=DIM), TARGET)
     tuned.add_adapter("second", PROJECTOR)
     mark_only_bridge_trainable(tuned)
     train(tuned, inputs)
