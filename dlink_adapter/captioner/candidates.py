@@ -104,8 +104,8 @@ def _batches(embedding: Tensor, count: int, seed: int, size: int) -> Iterator[tu
 
 
 def _beams(captioner: PrefixModel, rows: Tensor, count: int, generators: list[Generator], **options: Any) -> list[str]:
-    beams = {"num_beams": count, "num_return_sequences": count}
-    found = captioner.generate(rows, batch_size=len(rows), **beams, **options)
+    options |= {"num_beams": count, "num_return_sequences": count}
+    found = captioner.generate(rows, batch_size=len(rows), **options)
     return found if count == 1 else list(chain(*found))
 
 

@@ -54,7 +54,7 @@ class Confidence(nn.Module):
             The share of the captions that are right.
         """
         best = torch.arange(pairs.clips), candidates.match.argmax(-1)
-        right = right_captions(candidates.embedding[best], pairs.text, pairs.clip)
+        right = right_captions(candidates.said[best], pairs.text, pairs.clip)
         _regress(self.right, _features(candidates)[best], right)
         audio = normalize(torch.cat([known, strange]).float(), dim=-1)
         _regress(self.known, audio, torch.arange(len(audio)) < len(known))

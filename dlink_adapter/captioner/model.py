@@ -36,7 +36,12 @@ class Captioned(NamedTuple):
 
 
 class Captioner(PrefixModel, Shareable):
-    """Captions sounds, or embeddings of a frozen encoder, with a language model; see `PrefixModel` for its parts."""
+    """Captions sounds, or embeddings of a frozen encoder, with a language model; see `PrefixModel` for its parts.
+
+    `confidence` is None before it is calibrated.
+    """
+
+    confidence: Confidence | None
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Self:
@@ -135,7 +140,7 @@ class Captioner(PrefixModel, Shareable):
     def set_bridge(self, bridge: Bridge) -> None:
         """As of a `PrefixModel`. A confidence that was calibrated behind another bridge is dropped."""
         super().set_bridge(bridge)
-        self.confidence: Confidence | None = None
+        self.confidence = None
 
     def merge(self) -> Self:
         """Merge the LoRA into the language model, in place: captions cost less, and it is saved whole.
