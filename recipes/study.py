@@ -23,11 +23,15 @@ from typing import Any
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.files import keep_settings, write_atomically
-from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, CaptionerSteps, Row
-from dlink_adapter.recipes.study_parts import CONDITIONS, METHODS, Material, rows_of
+from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, Row
+from dlink_adapter.recipes.captioner_settings import CaptionerSteps
+from dlink_adapter.recipes.study_parts import Material, rows_of
 from dlink_adapter.recipes.study_report import plot_study, study_results, study_table
 from dlink_adapter.recipes.text_rows import read_text_rows
 from dlink_adapter.stages import Stages
+
+METHODS = ["raw", "mean_shift", "ridge", "kernel_ridge", "memory", "regression", "diffusion_link"]
+CONDITIONS = ["clean", "gaussian", "bridged", "pseudo_audio"]
 
 
 def main(

@@ -20,12 +20,13 @@ from typing import Any, Literal
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import CaptionRows, train_captioner
-from dlink_adapter.recipes.captioner_start import CaptionerSettings, captioner_to_train, digest_of
+from dlink_adapter.recipes.captioner_settings import CaptionerSettings
+from dlink_adapter.recipes.captioner_start import captioner_to_train, digest_of
 from dlink_adapter.recipes.text_rows import read_text_rows
 from dlink_adapter.stages import Stages
+from dlink_adapter.training.config import TrainerConfig
 from dlink_adapter.training.log import LossLog
 from dlink_adapter.training.processes import process_state
-from dlink_adapter.training.trainer import TrainerConfig
 
 
 def main(

@@ -1,5 +1,6 @@
 """`dlink`: recipes are found by their source, and their signature is the command line."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -155,15 +156,64 @@ def test_exit_codes_and_errors(capsys: pytest.CaptureFixture[str], monkeypatch: 
         main([*call, "--seed", "12"])
 
 
-def test_help_imports_no_torch() -> None:
-    code = (
-        "import sys\nfrom dlink_adapter.cli import main\n"
-        "try:\n    main(['--help'])\nfinally:\n    print(sorted({'torch', 'transformers'} & set(sys.modules)))"
-    )
+def test_no_help_imports_torch() -> None:
+    code = """
+import contextlib, sys
+from dlink_adapter.cli import list_recipes, main
+calls = [["--help"], *([name, "--help"] for name in list_recipes())]
+for call in calls:
+    with contextlib.suppress(SystemExit):
+        main(call)
+    print(call, sorted({"torch", "transformers", "accelerate", "scipy"} & set(sys.modules)), file=sys.stderr)
+"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "[]"
+    lines = result.stderr.splitlines()
+    assert len(lines) == 13 and all(line.endswith("[]") for line in lines), result.stderr
+
+
+def test_the_signature_alone_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither help nor wrong usage imports what the work needs."""
+    heavy = "from pathlib import Path\nfrom nowhere import Link\nCLIP = Link()\n"
+    source = RECIPE.replace("from pathlib import Path\n", heavy).replace(
+        "seed: int = 0, fast", "seed: int = START, fast"
+    )
+    source = source.replace("\n\n@dataclass", "\n\nSTART = 3\n\n@dataclass")
+    (tmp_path / "recipes" / "stretch_clips.py").write_text(source)
+    with pytest.raises(SystemExit):
+        main(["stretch-clips", "--help"])
+    assert "where the randomness starts. (type: int, default: 3)" in capsys.readouterr().out
+    assert "--sed" in usage_error(capsys, "stretch-clips", "a.wav", "--model", "out", "--sed", "1")
+    with pytest.raises(ImportError, match="nowhere"):
+        importlib.import_module(list_recipes()["stretch-clips"].module)
+
+
+def test_ctrl_c_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted = RECIPE.replace('raise RuntimeError("a defect")', "raise KeyboardInterrupt")
+    (tmp_path / "recipes" / "stretch_clips.py").write_text(interrupted)
+    assert main(["stretch-clips", "a.wav", "--model", "out", "--seed", "13"]) == 130
+    assert capsys.readouterr().err == "dlink: interrupted\n"
 
 
 def test_python_m() -> None:
     command = [sys.executable, "-m", "dlink_adapter", "--version"]
     assert subprocess.check_output(command, text=True) == f"dlink {__version__}\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_is_no_error(unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the recipe notices it or its end does. Any other broken pipe is an error."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    code = (
+        "import sys\nfrom dlink_adapter import cli\n"
+        "def work(*_):\n    sys.stdin.read()\n    print('line')\n    raise BrokenPipeError('of a worker')\n"
+        "cli.run = work if sys.argv[1] == 'worker' else lambda *_: print(sys.stdin.read())\n"
+        "sys.exit(cli.main(['caption']))"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    closed, worker = (
+        subprocess.Popen([sys.executable, "-c", code, name], text=True, **pipes) for name in ("closed", "worker")
+    )
+    assert worker.communicate() == ("line\n\n", "dlink: error: of a worker\n") and worker.returncode == 1
+    closed.stdout.close()
+    closed.stdin.close()
+    assert (closed.stderr.read(), closed.wait()) == ("", 0)

@@ -13,7 +13,6 @@ from typing import Any
 
 from dlink_adapter.bridge.config import from_known
 from dlink_adapter.bridge.hub import WEIGHTS_FILE
-from dlink_adapter.captioner.conditions import TEXT_CONDITIONS
 from dlink_adapter.files import write_atomically
 
 CONFIG_FILE, BRIDGE_FOLDER = "captioner.json", "bridge"
@@ -63,6 +62,8 @@ class CaptionerConfig:
     sigma: float = 0.0
 
     def __post_init__(self) -> None:
+        from dlink_adapter.captioner.conditions import TEXT_CONDITIONS  # this imports torch, and help does not need it
+
         if self.tuning not in ("frozen", "lora", "full"):
             raise ValueError(f"tuning is {self.tuning!r}: expected frozen, lora or full")
         if self.quantize not in (None, "nf4", "fp4", "int8"):

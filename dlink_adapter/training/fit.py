@@ -8,7 +8,8 @@ from typing import Any
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.measure.gap import HEADLINE, before_and_after, measure
-from dlink_adapter.training.descent import Descent, FitConfig
+from dlink_adapter.training.config import FitConfig
+from dlink_adapter.training.descent import Descent
 from dlink_adapter.training.processes import process_state
 
 Pairs = PairedEmbeddings | tuple[Any, Any]  # or (audio, text), both (n, dim)

@@ -4,7 +4,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, Subset
 
+from dlink_adapter.training.config import TrainerConfig
 from dlink_adapter.training.log import LossLog
 from dlink_adapter.training.processes import precision_kept, process_state
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Settings of a training by `Trainer`, ours.
-
-    Args:
-        steps: optimiser steps.
-        batch_size: rows a step, over all processes; it must be a multiple of their number times gradient_accumulation.
-        lr: peak of the cosine schedule.
-        warmup: share of the steps in which it rises.
-        weight_decay: of AdamW.
-        seed: of the order, the dropout and the noise.
-        bf16: train in mixed precision.
-        save_every: steps between checkpoints, where there is a folder for them, and between validations; 0 for none.
-        log_every: steps between lines of the log, each the mean loss since the one before.
-        gradient_accumulation: parts that a process takes its rows of a step in, where they do not fit at once.
-        deepspeed: JSON file of a DeepSpeed config, as `TrainingArguments` takes it.
-        fsdp: FSDP's options, such as "full_shard auto_wrap", as `TrainingArguments` takes them.
-        fsdp_config: JSON file of FSDP's settings, as `TrainingArguments` takes it.
-    """
-
-    steps: int = 1000
-    batch_size: int = 32
-    lr: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    seed: int = 0
-    bf16: bool = False
-    save_every: int = 0
-    log_every: int = 10
-    gradient_accumulation: int = 1
-    deepspeed: str | None = None
-    fsdp: str | None = None
-    fsdp_config: str | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.log_every, self.gradient_accumulation) < 1 or self.save_every < 0:
-            raise ValueError(f"steps, batch_size, log_every and gradient_accumulation must be at least 1: {self}")
 
 
 def run_trainer(

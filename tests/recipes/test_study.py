@@ -7,8 +7,10 @@ import pytest
 from dlink_adapter import load_bridge
 from dlink_adapter.captioner.config import read_captioner_config
 from dlink_adapter.recipes import study
-from dlink_adapter.recipes.captioner_rows import CaptionerSteps, Row
-from dlink_adapter.recipes.study_parts import CONDITIONS, rows_of
+from dlink_adapter.recipes.captioner_rows import Row
+from dlink_adapter.recipes.captioner_settings import CaptionerSteps
+from dlink_adapter.recipes.study import CONDITIONS
+from dlink_adapter.recipes.study_parts import rows_of
 
 VARIANTS = {"deep": {"cosine": 0.5}}
 ROWS = {

@@ -16,9 +16,10 @@ from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.integrations.causal_lm import load_captioner
 from dlink_adapter.recipes import train_captioner
-from dlink_adapter.recipes.captioner_start import CaptionerSettings
+from dlink_adapter.recipes.captioner_settings import CaptionerSettings
+from dlink_adapter.training.config import TrainerConfig
 from dlink_adapter.training.log import LossLog
-from dlink_adapter.training.trainer import TrainerConfig, _Stream
+from dlink_adapter.training.trainer import _Stream
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "dlink_adapter"]
 TINY = TrainerConfig(steps=6, batch_size=8, lr=5e-3, save_every=2, log_every=1)

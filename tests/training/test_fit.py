@@ -23,8 +23,9 @@ from dlink_adapter.data.shard_rows import ShardRows
 from dlink_adapter.diffusion_link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.registry import new_bridge
+from dlink_adapter.training.config import FitConfig
 from dlink_adapter.training.descent import Descent
-from dlink_adapter.training.fit import FitConfig, fit
+from dlink_adapter.training.fit import fit
 from dlink_adapter.training.log import LOG
 
 BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4)
@@ -37,7 +38,8 @@ import torch
 from safetensors.torch import load_file
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.config import BridgeConfig
-from dlink_adapter.training.fit import FitConfig, fit
+from dlink_adapter.training.config import FitConfig
+from dlink_adapter.training.fit import fit
 
 torch.set_num_threads(1)
 folder, bridge, config = sys.argv[1:]
