@@ -16,7 +16,8 @@ from typing import Any
 
 from dlink_adapter.data.clip_tables import read_clips
 from dlink_adapter.extract.encoders import load_encoder
-from dlink_adapter.extract.extraction import Processes, extract
+from dlink_adapter.extract.extraction import MARKS, Processes, extract
+from dlink_adapter.files import check_own
 from dlink_adapter.training.processes import process_state
 
 
@@ -47,6 +48,7 @@ def main(
         shard_clips: clips in a shard; a run that is killed loses the shard it was encoding.
         workers: processes that decode; by default one fewer than this process's part of the cores.
     """
+    check_own(out, *MARKS)
     state = process_state()
     clips = read_clips(source, layout, media) if state.is_main_process else []
     loaded = load_encoder(encoder, model, revision=revision, device=state.device, batch_size=batch_size)

@@ -22,7 +22,7 @@ from typing import Any
 
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.captioner.config import CaptionerConfig
-from dlink_adapter.files import keep_settings, write_atomically
+from dlink_adapter.files import check_own, keep_settings, write_atomically
 from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, Row
 from dlink_adapter.recipes.captioner_settings import CaptionerSteps
 from dlink_adapter.recipes.study_parts import Material, rows_of
@@ -71,6 +71,7 @@ def main(
         bridge_steps: optimiser steps of the networks.
         steps: those of the captioners.
     """
+    check_own(out, "seed-*")
     data, tested = PairedEmbeddings.open(pairs), PairedEmbeddings.open(test)
     fitting, held_out = data.split((0.9, 0.1)) if val is None else (data, PairedEmbeddings.open(val))
     text, rows = read_text_rows(text_embeddings, captions), rows_of(bridges, conditions, variants)

@@ -68,7 +68,7 @@ def main(
     main_process = process_state().is_main_process
     new = partial(captioner_to_train, bridge, init, captioner, training.seed, pseudo_audio, pairs)
     work = partial(_train, new, fingerprint, rows, val_rows, training, out)
-    found = Stages(out, 1, settings, show=main_process)("captioner", f"train on {condition}", work)
+    found = Stages(out, 1, settings, leads=main_process)("captioner", f"train on {condition}", work)
     if main_process:
         for checkpoint in out.glob("checkpoint-*"):
             rmtree(checkpoint)

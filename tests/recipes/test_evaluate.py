@@ -66,6 +66,19 @@ def test_the_folder_holds_scores_and_clips(tmp_path, table, capsys):
     assert results == run(capsys, predictions, table) != run(capsys, predictions, table, seed=1)
 
 
+def test_a_folder_of_somebody_else_is_refused_and_own_scores_are_replaced(tmp_path, table, capsys):
+    predictions, out = said(tmp_path / "said.jsonl", SAID), tmp_path / "out"
+    out.mkdir()
+    (out / "clips.jsonl").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out holds clips.jsonl, which is not of such a run"):
+        run(capsys, predictions, table, out=out)
+    assert (out / "clips.jsonl").read_text() == "mine"
+    (out / "clips.jsonl").unlink()
+    run(capsys, predictions, table, out=out)
+    results = run(capsys, predictions, table, out=out, seed=1)
+    assert json.loads((out / "scores.json").read_text()) == results
+
+
 def test_against_others_on_the_clips_that_both_have(tmp_path, table, capsys):
     good = said(tmp_path / "good.jsonl", [*SAID, "of no clip"])
     bad = said(tmp_path / "bad.jsonl", ["nothing", *SAID[1:4]])

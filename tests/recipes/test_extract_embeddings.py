@@ -99,3 +99,6 @@ def test_errors_are_explained(media, demo_folder, tmp_path):
     with pytest.raises(ValueError, match="unknown layout"):
         extract_embeddings.main(media / "clips.jsonl", out=tmp_path / "out", layout="flickr")
     assert not (tmp_path / "out").exists()
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds README.md, which is not of such a run"):
+        extract_embeddings.main(media / "clips.jsonl", out=tmp_path, model="nowhere")  # before it is loaded

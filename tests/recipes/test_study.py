@@ -118,3 +118,10 @@ def test_other_captions_are_another_study(results, arguments, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(["another caption", *lines[1:]]))
     with pytest.raises(ValueError, match=r"with other settings .*text "):
         study.main(**{**arguments, "captions": tmp_path / "text.txt"})
+
+
+def test_a_folder_of_somebody_else_is_refused(arguments, tmp_path):
+    (tmp_path / "study.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds study.json, which is not of such a run"):
+        study.main(**{**arguments, "out": tmp_path})
+    assert (tmp_path / "study.json").read_text() == "mine"
