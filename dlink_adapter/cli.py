@@ -6,6 +6,7 @@ that starts with `dlink` is the example, and `main`'s signature and docstring ar
 
 - a parameter with a default, or a keyword-only one, is `--name`; a bare `--name` means true for a bool;
 - a required parameter before the `*` is positional, and a list there takes one or more values;
+- a list with a default is `--name a,b`, or one name alone;
 - a dataclass is a group, `--bridge.dim 512`;
 - `--config file.yaml` sets any of them, and what is typed wins over it; a bare name is also looked up among the
   packaged `recipes/configs`.
@@ -111,8 +112,7 @@ def _parse(recipe: Recipe, function: Callable[..., Any], argv: Sequence[str]) ->
     for name, (item, help_text) in lists.items():
         parser.add_argument(name, nargs="+", type=item, help=help_text)
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
-    flags = {f"--{name}" for name, kind in types.items() if kind is bool}
-    options = parser.parse_args(_spelled_out(argv, flags))
+    options = parser.parse_args(_spelled_out(argv, types))
     arguments: dict[str, Any] = parser.instantiate(options).as_dict()
     arguments.pop("config")
     return arguments
@@ -131,14 +131,19 @@ def _positional_lists(function: Callable[..., Any], types: dict[str, Any]) -> di
     }
 
 
-def _spelled_out(argv: Sequence[str], flags: set[str]) -> list[str]:
-    """`argv` with a value after every bare flag, and the configs in front so that what is typed wins over them."""
+def _spelled_out(argv: Sequence[str], types: dict[str, Any]) -> list[str]:
+    """`argv` with true after a bare flag, lists in brackets, and the configs in front: what is typed wins over them."""
+    flags = {f"--{name}" for name, kind in types.items() if kind is bool}
+    lists = {f"--{name}" for name, kind in types.items() if list in map(get_origin, (kind, *get_args(kind)))}
     configs: list[str] = []
     typed: list[str] = []
-    tokens = [part for token in argv for part in (token.split("=", 1) if token.startswith("--config=") else [token])]
+    split = tuple(f"{name}=" for name in ("--config", *lists))
+    tokens = [part for token in argv for part in (token.split("=", 1) if token.startswith(split) else [token])]
     for before, token, following in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
         if before == "--config":
             configs += ["--config", config_path(token)]
+        elif before in lists and not token.startswith("["):
+            typed.append(f"[{token}]")
         elif token != "--config" or following == "":
             typed.append(token)
         if token in flags and following not in ("true", "false"):

@@ -72,6 +72,17 @@ def check_same(before: dict[str, Any], settings: dict[str, Any], holder: str) ->
         raise ValueError(f"{holder} with other settings ({was}): remove it first, or choose another folder")
 
 
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises ValueError with file and line where it has another encoding."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        advice = f"save it as UTF-8, for example with `iconv -f latin1 -t utf-8 {path.name}`"
+        raise ValueError(f"{path}, line {line}: byte {content[error.start]:#x} is not UTF-8: {advice}") from error
+
+
 def to_jsonl(entries: Any) -> str:
     """The entries as JSON, one on each line."""
     return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)

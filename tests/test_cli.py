@@ -36,7 +36,8 @@ class Width:
             raise ValueError(f"dim must be at least 1, not {self.dim}")
 
 
-def main(clips: list[str], *, model: Path, seed: int = 0, fast: bool = False, bridge: Width = Width()) -> int | None:
+def main(clips: list[str], *, model: Path, seed: int = 0, fast: bool = False, bridge: Width = Width(),
+         names: list[str] | None = None, sizes: list[int] = [1]) -> int | None:
     """Stretch them.
 
     Args:
@@ -48,7 +49,7 @@ def main(clips: list[str], *, model: Path, seed: int = 0, fast: bool = False, br
         raise RuntimeError("a defect")
     if seed == 12:
         raise ImportError('pip install "dlink-adapter[clap]"')
-    print(clips, model, seed, fast, bridge.dim)
+    print(clips, model, seed, fast, bridge.dim, *([] if names is None else [names, sizes]))
     return 7 if seed == 11 else None
 '''
 
@@ -115,6 +116,16 @@ def test_typed_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(capsys, "--fast", "false") == "['a.wav'] out 0 False 4"
     assert main(["stretch-clips", "--fast", "b.wav", "c.wav", "--model", "out"]) == 0
     assert capsys.readouterr().out == "['b.wav', 'c.wav'] out 0 True 4\n"
+
+
+def test_lists_with_a_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One value is a list too, and commas are enough."""
+    assert printed(capsys, "--names", "x") == "['a.wav'] out 0 False 4 ['x'] [1]"
+    assert printed(capsys, "--names=x,y", "--sizes", "2,3") == "['a.wav'] out 0 False 4 ['x', 'y'] [2, 3]"
+    assert printed(capsys, "--names", '["x", "y"]', "--sizes=[]") == "['a.wav'] out 0 False 4 ['x', 'y'] []"
+    (tmp_path / "lists.yaml").write_text("names: [x]\nsizes: [4, 5]\n")
+    assert printed(capsys, "--config", "lists.yaml", "--sizes", "6") == "['a.wav'] out 0 False 4 ['x'] [6]"
+    assert "--sizes" in usage_error(capsys, "stretch-clips", "a.wav", "--model", "out", "--sizes", "two")
 
 
 def test_configs_by_path_and_by_packaged_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
