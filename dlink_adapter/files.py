@@ -52,9 +52,9 @@ def check_own(folder: Path, *marks: str) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: choose another name for the folder")
-    if folder.exists() and not any(any(folder.glob(mark)) for mark in marks):
-        for other in folder.iterdir():
-            raise FileExistsError(f"{folder} holds {other.name}, which is not of such a run: choose another folder")
+    entry = next(folder.iterdir(), None) if folder.exists() else None
+    if entry is not None and not any(any(folder.glob(mark)) for mark in marks):
+        raise FileExistsError(f"{folder} holds {entry.name}, which is not of such a run: choose another folder")
 
 
 def keep_settings(path: Path, settings: dict[str, Any], holder: str) -> None:

@@ -51,7 +51,7 @@ class TrainerConfig:
         seed: of the order, the dropout and the noise.
         bf16: train in mixed precision.
         save_every: steps between checkpoints, where there is a folder for them, and between validations; 0 for none.
-        log_every: steps between lines of the log, each the mean loss since the one before.
+        log_every: steps between lines of the log, each the mean loss since the one before; a checkpoint has one too.
         gradient_accumulation: parts that a process takes its rows of a step in, where they do not fit at once.
         deepspeed: JSON file of a DeepSpeed config, as `TrainingArguments` takes it.
         fsdp: FSDP's options, such as "full_shard auto_wrap", as `TrainingArguments` takes them.

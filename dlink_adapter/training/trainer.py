@@ -49,7 +49,16 @@ def run_trainer(
         if out:
             Path(out).mkdir(parents=True, exist_ok=True)
             trainer.add_callback(_log_callback(LossLog(out)))
-        return float(trainer.train(resume_from_checkpoint=_last_checkpoint(out) if out else None).training_loss)
+        found = trainer.train(resume_from_checkpoint=_last_checkpoint(out) if out else None)
+        return _mean_loss(trainer.state.log_history) if out else float(found.training_loss)
+
+
+def _mean_loss(history: list[dict[str, float]]) -> float:
+    """The mean over all steps, and not only over those since a kill; a line has the mean since the one before."""
+    lines = [line for line in history if "loss" in line]
+    steps = [line["step"] for line in lines]
+    lengths = [step - before for before, step in zip([0, *steps], steps, strict=False)]
+    return sum(line["loss"] * length for line, length in zip(lines, lengths, strict=True)) / steps[-1]
 
 
 def _last_checkpoint(out: str | Path) -> str | None:
@@ -180,6 +189,10 @@ def _log_callback(log: LossLog) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
                 log.rewind(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if control.should_save or state.global_step == state.max_steps:
+                control.should_log = True  # else a run that goes on from here would not know these losses
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             names = {"loss": "loss", "learning_rate": "lr", "eval_loss": "val_loss"}

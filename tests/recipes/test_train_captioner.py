@@ -1,5 +1,6 @@
 """`dlink train-captioner`: its conditions, its stages, a kill, and one loss curve for one process and for two."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def test_pseudo_audio_of_text_files_is_fitted_on_pairs(folder, config):
     files = {"pairs": None, "text_embeddings": folder / "text.npy", "captions": folder / "text.txt"}
     with pytest.raises(ValueError, match="fitted on pairs: give --pseudo_audio DIR"):
         train(folder, pseudo, "without", **files)
-    assert train(folder, pseudo, "with", **files, pseudo_audio=folder / "pairs") == train(folder, pseudo, "pairs")
+    assert train(folder, pseudo, "with", **files, pseudo_audio=folder / "pairs") == train(folder, pseudo, "same")
     with pytest.raises(ValueError, match="bridged has no use for --pseudo_audio"):
         train(folder, config, "unused", pseudo_audio=folder / "pairs")
 
@@ -153,8 +154,10 @@ def test_other_pairs_of_the_same_name_are_another_run(folder, config):
         train(folder, config, "run")
 
 
-def test_a_killed_run_ends_with_the_same_bits(folder, config, monkeypatch):
-    log = train(folder, config, "whole", val=folder / "pairs")
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_a_killed_run_ends_with_the_same_bits(folder, config, monkeypatch, log_every):
+    training = replace(TINY, log_every=log_every)
+    log = train(folder, config, "whole", training=training, val=folder / "pairs")
     calls, forward = [], train_captioner.Captioner.forward
 
     def dying(self, *args, **kwargs):
@@ -165,12 +168,19 @@ def test_a_killed_run_ends_with_the_same_bits(folder, config, monkeypatch):
 
     monkeypatch.setattr(train_captioner.Captioner, "forward", dying)
     with pytest.raises(KeyboardInterrupt):
-        train(folder, config, "killed", val=folder / "pairs")
+        train(folder, config, "killed", training=training, val=folder / "pairs")
     monkeypatch.setattr(train_captioner.Captioner, "forward", forward)
-    assert len(LossLog(folder / "killed").read()) == 7  # five losses, two validations
-    assert train(folder, config, "killed", val=folder / "pairs") == log
+    # At log_every 1 five losses and two validations; else the losses at the two checkpoints.
+    assert len(LossLog(folder / "killed").read()) == (7 if log_every == 1 else 4)
+    assert train(folder, config, "killed", training=training, val=folder / "pairs") == log
     assert all(
         torch.equal(value, weights(folder / "killed")[name]) for name, value in weights(folder / "whole").items()
+    )
+    whole, killed = (
+        json.loads((folder / name / "stages" / "captioner.json").read_text())["result"] for name in ("whole", "killed")
+    )
+    assert killed == whole and (
+        log_every > 1 or whole["loss"] == pytest.approx(np.mean([line["loss"] for line in log if "loss" in line]))
     )
 
 
