@@ -11,9 +11,12 @@ or cannot be read are listed in skipped.jsonl with the reason. The same command 
 import hashlib
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
+from dlink_adapter import PairedEmbeddings
+from dlink_adapter.data.alarms import doubts, faults
 from dlink_adapter.data.clip_tables import read_clips
 from dlink_adapter.extract.encoders import load_encoder
 from dlink_adapter.extract.extraction import MARKS, Processes, extract
@@ -65,6 +68,9 @@ def main(
         processes=Processes(state.process_index, state.num_processes, state.wait_for_everyone),
     )
     if report is not None:
+        pairs = PairedEmbeddings.open(out, check_values=False)
+        for alarm in faults(pairs) + doubts(pairs):
+            warnings.warn(alarm, stacklevel=2)
         print(summary(report, out))
         print(f"took           {time.monotonic() - started:.1f} s")
 

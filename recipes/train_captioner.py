@@ -60,10 +60,14 @@ def main(
         training: settings of the training; batch_size is over all processes.
     """
     rows, fingerprint = _rows(condition, pairs, text_embeddings, captions)
-    val_rows, _ = (None, None) if val is None else _rows(condition, val, None, None)
+    val_rows, of_val = (None, None) if val is None else _rows(condition, val, None, None)
+    if fingerprint and of_val and fingerprint != of_val:
+        raise ValueError(f"pairs and val come from different encoders: {fingerprint} and {of_val}")
     given = {"pairs": pairs, "text": text_embeddings, "captions": captions, "pseudo_audio": pseudo_audio}
     given |= {"bridge": bridge, "init": init, "val": val}
     sources = {name: [str(path), digest_of(path)] for name, path in given.items() if path is not None}
+    if "pairs" in sources and "val" in sources and sources["pairs"][1] == sources["val"][1]:
+        raise ValueError(f"val has the very rows of pairs, {pairs}: give others, or leave it out")
     settings = {"condition": condition, **sources, "captioner": asdict(captioner), "training": asdict(training)}
     main_process = process_state().is_main_process
     new = partial(captioner_to_train, bridge, init, captioner, training.seed, pseudo_audio, pairs)

@@ -35,7 +35,8 @@ def folder(tmp_path, captions, make_link):
     link.save_pretrained(tmp_path / "bridge")
     by_clip = [captions[row : row + 2] for row in range(0, len(captions), 2)]
     audio = text[::2] + torch.randn(len(by_clip), 16, generator=draw)
-    PairedEmbeddings.write(tmp_path / "pairs", audio, text, by_clip, metadata={"fingerprint": "clap-1"})
+    pairs = PairedEmbeddings.write(tmp_path / "pairs", audio, text, by_clip, metadata={"fingerprint": "clap-1"})
+    pairs.select(range(8)).save(tmp_path / "val")
     np.save(tmp_path / "text.npy", text.numpy())
     (tmp_path / "text.txt").write_text("\n".join(captions) + "\n")
     return tmp_path
@@ -60,7 +61,7 @@ def weights(folder):
 
 
 def test_text_then_audio(folder, config, captions, capsys):
-    log = train(folder, config, "zero-shot", val=folder / "pairs")
+    log = train(folder, config, "zero-shot", val=folder / "val")
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4, 5, 6]
     validated = [line["val_loss"] for line in log if "val_loss" in line]
     assert len(validated) == 3 and f"best validation loss {min(validated):.4f}" in capsys.readouterr().out
@@ -79,31 +80,31 @@ def test_text_then_audio(folder, config, captions, capsys):
         train(folder, other, name, init=folder / "supervised", bridge=None)
         saved = read_captioner_config(folder / name)
         assert (saved.text_condition, saved.sigma) == (name, 0.0)
-    train(folder, config, "zero-shot", val=folder / "pairs")
+    train(folder, config, "zero-shot", val=folder / "val")
     assert "done before" in capsys.readouterr().err
     with pytest.raises(ValueError, match="run with other settings"):
-        train(folder, config, "zero-shot", "text+audio", val=folder / "pairs")
+        train(folder, config, "zero-shot", "text+audio", val=folder / "val")
 
 
 def test_text_alone_never_reads_audio(folder, config, captions):
     """The audio of these pairs is changed, and nothing else is; text files are the same again."""
     pairs = PairedEmbeddings.open(folder / "pairs")
     PairedEmbeddings.write(folder / "deaf", -pairs.audio, pairs.text, pairs.captions, metadata=pairs.metadata)
-    whole = train(folder, config, "whole", val=folder / "pairs")
-    assert train(folder, config, "other", pairs=folder / "deaf", val=folder / "deaf") == whole
+    whole = train(folder, config, "whole", val=folder / "val")
+    assert train(folder, config, "other", pairs=folder / "deaf", val=folder / "val") == whole
     files = {"pairs": None, "text_embeddings": folder / "text.npy", "captions": folder / "text.txt"}
-    assert train(folder, config, "files", val=folder / "pairs", **files) == whole
-    assert train(folder, config, "heard", "audio", val=folder / "pairs") != whole
+    assert train(folder, config, "files", val=folder / "val", **files) == whole
+    assert train(folder, config, "heard", "audio", val=folder / "val") != whole
 
 
 def test_the_best_on_the_validation_rows_is_kept(folder, config):
     """A learning rate that rises until it destroys what it has learned: the last weights are not the best ones."""
-    log = train(folder, config, "out", training=replace(TINY, steps=4, lr=0.05, warmup=1.0), val=folder / "pairs")
+    log = train(folder, config, "out", training=replace(TINY, steps=4, lr=0.05, warmup=1.0), val=folder / "val")
     validated = {line["step"]: line["val_loss"] for line in log if "val_loss" in line}
     best = min(validated, key=validated.get)
     assert best < max(validated)
     captioner = load_captioner(folder / "out")
-    rows = CaptionRows.of_pairs(PairedEmbeddings.open(folder / "pairs"), "text")
+    rows = CaptionRows.of_pairs(PairedEmbeddings.open(folder / "val"), "text")
     rows = _Stream(rows, len(rows), seed=0)  # with the seeds of their noise
     ids = [torch.tensor(of_row) for of_row in captioner.tokenize([rows[i]["caption"] for i in range(len(rows))])]
     losses, tokens = [], [len(of_row) for of_row in ids]
@@ -157,7 +158,7 @@ def test_other_pairs_of_the_same_name_are_another_run(folder, config):
 @pytest.mark.parametrize("log_every", [1, 4])
 def test_a_killed_run_ends_with_the_same_bits(folder, config, monkeypatch, log_every):
     training = replace(TINY, log_every=log_every)
-    log = train(folder, config, "whole", training=training, val=folder / "pairs")
+    log = train(folder, config, "whole", training=training, val=folder / "val")
     calls, forward = [], train_captioner.Captioner.forward
 
     def dying(self, *args, **kwargs):
@@ -168,11 +169,11 @@ def test_a_killed_run_ends_with_the_same_bits(folder, config, monkeypatch, log_e
 
     monkeypatch.setattr(train_captioner.Captioner, "forward", dying)
     with pytest.raises(KeyboardInterrupt):
-        train(folder, config, "killed", training=training, val=folder / "pairs")
+        train(folder, config, "killed", training=training, val=folder / "val")
     monkeypatch.setattr(train_captioner.Captioner, "forward", forward)
     # At log_every 1 five losses and two validations; else the losses at the two checkpoints.
     assert len(LossLog(folder / "killed").read()) == (7 if log_every == 1 else 4)
-    assert train(folder, config, "killed", training=training, val=folder / "pairs") == log
+    assert train(folder, config, "killed", training=training, val=folder / "val") == log
     assert all(
         torch.equal(value, weights(folder / "killed")[name]) for name, value in weights(folder / "whole").items()
     )
@@ -187,7 +188,7 @@ def test_a_killed_run_ends_with_the_same_bits(folder, config, monkeypatch, log_e
 def test_two_processes_have_the_losses_of_one(folder, config, llama):
     options = [
         *("train-captioner", "--pairs", folder / "pairs", "--bridge", folder / "bridge", "--condition", "text+audio"),
-        *("--val", folder / "pairs", "--captioner.base_model", llama, "--captioner.lora_dropout", "0"),
+        *("--val", folder / "val", "--captioner.base_model", llama, "--captioner.lora_dropout", "0"),
         *("--captioner.text_condition", "pseudo_audio", "--training.steps", "50", "--training.batch_size", "20"),
         *("--training.log_every", "1", "--training.save_every", "25", "--out"),
     ]
@@ -212,5 +213,10 @@ def test_what_does_not_fit(folder, config):
         train(folder, CaptionerConfig(), "out")
     pairs = PairedEmbeddings.open(folder / "pairs")
     PairedEmbeddings.write(folder / "other", pairs.audio, pairs.text, pairs.captions, metadata={"fingerprint": "x"})
+    with pytest.raises(ValueError, match="pairs and val come from different encoders: clap-1 and x"):
+        train(folder, config, "out", val=folder / "other")
+    pairs.save(folder / "same")
+    with pytest.raises(ValueError, match=r"val has the very rows of pairs, .*pairs: give others"):
+        train(folder, config, "out", val=folder / "same")
     with pytest.raises(ValueError, match="fitted on the encoder clap-1, these embeddings come from x"):
         train(folder, config, "out2", pairs=folder / "other")

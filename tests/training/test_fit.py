@@ -214,7 +214,7 @@ def test_pairs_and_tensors_are_the_same(pairs):
 
 def test_pairs_on_disk_are_the_same_and_are_never_whole(pairs, tmp_path, monkeypatch):
     few, captions = FitConfig(steps=5), [["x"]] * len(pairs[0])
-    for most in ("training.fit.MEASURED_CLIPS", "diffusion_link.calibrate.MAX_CLIPS"):
+    for most in ("training.fit.MEASURED_CLIPS", "diffusion_link.calibrate.MAX_CLIPS", "data.alarms.MOST"):
         monkeypatch.setattr(f"dlink_adapter.{most}", 100)
     expected, _ = run(pairs, few)
     on_disk = PairedEmbeddings.write(tmp_path / "pairs", *pairs, captions, shard_clips=250)
