@@ -134,7 +134,7 @@ def _positional_lists(function: Callable[..., Any], types: dict[str, Any]) -> di
 def _spelled_out(argv: Sequence[str], types: dict[str, Any]) -> list[str]:
     """`argv` with true after a bare flag, lists in brackets, and the configs in front: what is typed wins over them."""
     flags = {f"--{name}" for name, kind in types.items() if kind is bool}
-    lists = {f"--{name}" for name, kind in types.items() if list in map(get_origin, (kind, *get_args(kind)))}
+    lists = {f"--{name}" for name, kind in types.items() if _is_list(kind)}
     configs: list[str] = []
     typed: list[str] = []
     split = tuple(f"{name}=" for name in ("--config", *lists))
@@ -149,6 +149,11 @@ def _spelled_out(argv: Sequence[str], types: dict[str, Any]) -> list[str]:
         if token in flags and following not in ("true", "false"):
             typed.append("true")
     return configs + typed
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether a type is a list, or a list or None."""
+    return any(get_origin(part) is list for part in (kind, *get_args(kind)))
 
 
 def config_path(name: str) -> str:

@@ -31,7 +31,7 @@ class Recipe:
         """Its `main`, to be looked at and not called: of the module only what the signature needs is executed."""
         module = ModuleType(self.name)  # jsonargparse would import the module of a dotted name
         exec(compile(_signature_alone(self.tree), self.name, "exec"), vars(module))
-        return module.main  # type: ignore[no-any-return]
+        return module.main
 
 
 def read_recipe(file: Path, package: str) -> Recipe | None:

@@ -71,10 +71,14 @@ def main(
         for line, other in zip(lines, _lines(theirs, others), strict=True):
             line["against"] = {"caption": other["caption"], "scores": other["scores"]}
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "scores.json", as_json(results))
-        write_atomically(out / "clips.jsonl", to_jsonl(lines))
+        _write(out, results, lines)
     print(as_json(results) if json else table(results))
+
+
+def _write(out: Path, results: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "scores.json", as_json(results))
+    write_atomically(out / "clips.jsonl", to_jsonl(lines))
 
 
 def _references(source: Path, layout: str | None) -> list[Clip]:

@@ -82,6 +82,10 @@ def main(
     work = partial(_one_seed, rows, material, None if screen else captioners, settings)
     runs = {seed: work(seed, out / f"seed-{seed}") for seed in seeds}
     results = study_results(rows, runs, tested.captions) | {"settings": settings}
+    _show(results, out, screen)
+
+
+def _show(results: dict[str, Any], out: Path, screen: bool) -> None:
     write_atomically(out / "study.json", json.dumps(results, indent=2))
     print(study_table(results))
     if not screen:

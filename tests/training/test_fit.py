@@ -341,3 +341,13 @@ def test_arrays_are_pairs_too(pairs):
 def test_settings_out_of_range(name, value):
     with pytest.raises(ValueError, match=r"must be (at least 1|in \(0, 1\))"):
         FitConfig(**{name: value})
+
+
+def test_pairs_that_are_not_sound(pairs):
+    audio, text = pairs
+    with pytest.warns(UserWarning, match=r"captions of clips \d+ to \d+ seem to be shifted by \+1"):
+        fit(new_bridge("ridge", audio.shape[1]), (audio, text.roll(1, 0)))
+    with pytest.raises(ValueError, match=r"the audio embeddings have collapsed .*: are all files the same"):
+        fit(new_bridge("ridge", audio.shape[1]), (audio[:1].expand_as(audio), text))
+    with pytest.raises(ValueError, match=r"val has the very rows of pairs: leave it out"):
+        fit(new_bridge("ridge", audio.shape[1]), pairs, val=pairs)
