@@ -69,7 +69,7 @@ def main(
     )
     if report is not None:
         pairs = PairedEmbeddings.open(out, check_values=False)
-        for alarm in faults(pairs) + doubts(pairs):
+        for alarm in faults(pairs) or doubts(pairs):  # what has collapsed cannot be told apart
             warnings.warn(alarm, stacklevel=2)
         print(summary(report, out))
         print(f"took           {time.monotonic() - started:.1f} s")
