@@ -12,7 +12,7 @@ from .registry import BRIDGES as BRIDGES
 from .registry import load_bridge as load_bridge
 from .registry import new_bridge as new_bridge
 from .training.choice import choose_bridge as choose_bridge
-from .training.descent import FitConfig as FitConfig
+from .training.config import FitConfig as FitConfig
 from .training.fit import fit as fit
 
 __version__: str

@@ -6,13 +6,13 @@ that starts with `dlink` is the example, and `main`'s signature and docstring ar
 
 - a parameter with a default, or a keyword-only one, is `--name`; a bare `--name` means true for a bool;
 - a required parameter before the `*` is positional, and a list there takes one or more values;
+- a list with a default is `--name a,b`, or one name alone;
 - a dataclass is a group, `--bridge.dim 512`;
 - `--config file.yaml` sets any of them, and what is typed wins over it; a bare name is also looked up among the
   packaged `recipes/configs`.
 """
 
 import argparse
-import ast
 import importlib
 import inspect
 import logging
@@ -20,7 +20,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -28,6 +27,7 @@ import docstring_parser
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from dlink_adapter import __version__, recipes
+from dlink_adapter.recipe_source import Recipe, read_recipe
 
 # What the library raises on purpose, with a message for the user; anything else is a defect and shows its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError)
@@ -37,37 +37,15 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults and types beside the options, docstrings with their own line breaks."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """One sub-command, as its source file describes it."""
-
-    name: str
-    module: str
-    doc: str
-
-    @property
-    def help(self) -> str:
-        return self.doc.partition("\n")[0]
-
-    @property
-    def example(self) -> str:
-        lines = (line.strip() for line in self.doc.splitlines())
-        return next((line for line in lines if line.startswith("dlink ")), f"dlink {self.name}")
-
-
 def list_recipes() -> dict[str, Recipe]:
-    """The recipes by command name, read from their source: importing them would import torch."""
-    found = {}
-    for file in sorted(file for folder in recipes.__path__ for file in Path(folder).glob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
-            name = file.stem.replace("_", "-")
-            found[name] = Recipe(name, f"{recipes.__name__}.{file.stem}", ast.get_docstring(tree) or "")
-    return found
+    """The recipes by command name, read from their source."""
+    files = sorted(file for folder in recipes.__path__ for file in Path(folder).glob("*.py"))
+    found = (read_recipe(file, recipes.__name__) for file in files)
+    return {recipe.name: recipe for recipe in found if recipe is not None}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one recipe and return the exit code: its own, 1 after an error it explains, 2 after wrong usage.
+    """Run one recipe and return the exit code: its own, 1 after an explained error, 2 wrong usage, 130 Ctrl-C.
 
     With `DLINK_TRACEBACK=1` in the environment an explained error shows its traceback too.
     """
@@ -84,12 +62,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
     try:
-        return run(known[args.recipe], args.options)
+        code = run(known[args.recipe], args.options)
+    except KeyboardInterrupt:
+        print("dlink: interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as shells have it
     except USER_ERRORS as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone(probe="\n"):  # and not that of a worker
+            return 0
         if os.environ.get("DLINK_TRACEBACK") == "1":
             raise
         print(f"dlink: error: {error}", file=sys.stderr)
         return 1
+    return 0 if _reader_has_gone() else code
+
+
+def _reader_has_gone(probe: str = "") -> bool:
+    """Whether the output is a pipe that was closed at its other end, as by `| head`: nobody misses the rest."""
+    try:
+        print(probe, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at its end
+        return True
+    return False
 
 
 def _quiet_libraries() -> None:
@@ -104,7 +98,13 @@ def _quiet_libraries() -> None:
 
 def run(recipe: Recipe, argv: Sequence[str]) -> int:
     """Parse `argv` by the signature of the recipe's `main`, and call it. A `main` that returns None has succeeded."""
+    _parse(recipe, recipe.signature(), argv)  # help and wrong usage end here, before torch is imported
     function = importlib.import_module(recipe.module).main
+    return function(**_parse(recipe, function, argv)) or 0
+
+
+def _parse(recipe: Recipe, function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a recipe's `main`."""
     types = get_type_hints(function)
     lists = _positional_lists(function, types)
     parser = ArgumentParser(prog=f"dlink {recipe.name}", description=recipe.doc, formatter_class=_Help)
@@ -112,11 +112,10 @@ def run(recipe: Recipe, argv: Sequence[str]) -> int:
     for name, (item, help_text) in lists.items():
         parser.add_argument(name, nargs="+", type=item, help=help_text)
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
-    flags = {f"--{name}" for name, kind in types.items() if kind is bool}
-    options = parser.parse_args(_spelled_out(argv, flags))
-    arguments = parser.instantiate(options).as_dict()
+    options = parser.parse_args(_spelled_out(argv, types))
+    arguments: dict[str, Any] = parser.instantiate(options).as_dict()
     arguments.pop("config")
-    return function(**arguments) or 0
+    return arguments
 
 
 def _positional_lists(function: Callable[..., Any], types: dict[str, Any]) -> dict[str, tuple[type, str | None]]:
@@ -132,19 +131,29 @@ def _positional_lists(function: Callable[..., Any], types: dict[str, Any]) -> di
     }
 
 
-def _spelled_out(argv: Sequence[str], flags: set[str]) -> list[str]:
-    """`argv` with a value after every bare flag, and the configs in front so that what is typed wins over them."""
+def _spelled_out(argv: Sequence[str], types: dict[str, Any]) -> list[str]:
+    """`argv` with true after a bare flag, lists in brackets, and the configs in front: what is typed wins over them."""
+    flags = {f"--{name}" for name, kind in types.items() if kind is bool}
+    lists = {f"--{name}" for name, kind in types.items() if _is_list(kind)}
     configs: list[str] = []
     typed: list[str] = []
-    tokens = [part for token in argv for part in (token.split("=", 1) if token.startswith("--config=") else [token])]
+    split = tuple(f"{name}=" for name in ("--config", *lists))
+    tokens = [part for token in argv for part in (token.split("=", 1) if token.startswith(split) else [token])]
     for before, token, following in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
         if before == "--config":
             configs += ["--config", config_path(token)]
+        elif before in lists and not token.startswith("["):
+            typed.append(f"[{token}]")
         elif token != "--config" or following == "":
             typed.append(token)
         if token in flags and following not in ("true", "false"):
             typed.append("true")
     return configs + typed
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether a type is a list, or a list or None."""
+    return any(get_origin(part) is list for part in (kind, *get_args(kind)))
 
 
 def config_path(name: str) -> str:

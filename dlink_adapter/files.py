@@ -45,11 +45,27 @@ def appearing_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_own(folder: Path, *marks: str) -> None:
+    """Check that a run may write to a folder: it is not there, empty, or has an entry that matches one of `marks`.
+
+    Raises FileExistsError where it is a file, or holds what the run did not make and would mix with its own.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: choose another name for the folder")
+    entry = next(folder.iterdir(), None) if folder.exists() else None
+    if entry is not None and not any(any(folder.glob(mark)) for mark in marks):
+        raise FileExistsError(f"{folder} holds {entry.name}, which is not of such a run: choose another folder")
+
+
 def keep_settings(path: Path, settings: dict[str, Any], holder: str) -> None:
     """Write the settings of a run to a file. Raises ValueError where it holds others; `holder` says what has them."""
     if not path.is_file():
         write_atomically(path, json.dumps(settings, indent=2))
-    before = json.loads(path.read_text(encoding="utf-8"))
+    check_same(json.loads(path.read_text(encoding="utf-8")), settings, holder)
+
+
+def check_same(before: dict[str, Any], settings: dict[str, Any], holder: str) -> None:
+    """Raises ValueError where a run has other settings than before; `holder` says what has them."""
     if before != settings:
         changed = sorted(name for name in settings | before if settings.get(name, ...) != before.get(name, ...))
         was = ", ".join(f"{name} {before.get(name)!r} then, {settings.get(name)!r} now" for name in changed)
@@ -65,6 +81,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object, got {json.dumps(values):.40}")
     return values
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises ValueError with file and line where it has another encoding."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        advice = f"save it as UTF-8, for example with `iconv -f latin1 -t utf-8 {path.name}`"
+        raise ValueError(f"{path}, line {line}: byte {content[error.start]:#x} is not UTF-8: {advice}") from error
 
 
 def to_jsonl(entries: Any) -> str:

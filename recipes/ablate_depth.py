@@ -20,7 +20,8 @@ from dlink_adapter import FitConfig, PairedEmbeddings
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.plots import plot_depth
-from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, CaptionerSteps, Row
+from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, Row
+from dlink_adapter.recipes.captioner_settings import CaptionerSteps
 from dlink_adapter.recipes.depth_points import CAPTION_METRICS, METRICS, PURE, VARIANTS, DepthStudy, Point
 from dlink_adapter.recipes.methods import plain_methods
 from dlink_adapter.recipes.text_rows import read_text_rows

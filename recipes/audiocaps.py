@@ -66,7 +66,7 @@ def main(
     given = {"data": str(data), "methods": methods, "clap": clap, "llm": llm}
     texts = {name: Path(config_path(config)).read_text(encoding="utf-8") for name, config in configs.items()}
     main_process = process_state().is_main_process
-    stages = Stages(out, len(before) + 1 + len(after), {**given, **texts}, show=main_process)
+    stages = Stages(out, len(before) + 1 + len(after), {**given, **texts}, leads=main_process)
     for name, argv in before.items():
         stages(name, f"dlink {shlex.join(argv)}", partial(_run, argv))
     measured = stages("gap", "measure the gap on the test clips", partial(gap, methods, out))

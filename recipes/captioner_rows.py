@@ -21,8 +21,9 @@ from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import train_captioner
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
+from dlink_adapter.recipes.captioner_settings import CaptionerSteps
 from dlink_adapter.stages import Stages
-from dlink_adapter.training.trainer import TrainerConfig
+from dlink_adapter.training.config import TrainerConfig
 
 SETUPS = ("zero_shot", "supervised")
 PREFIX: dict[str, Any] = {"prefix_tokens": 4, "hidden": 256, "after": "\n", "text_condition": "clean"}  # of all of them
@@ -47,15 +48,6 @@ class Row(NamedTuple):
         if self.condition == "clean" or (self.condition == "bridged" and text_stays):
             return "clean"
         return f"gaussian-{self.sigma:g}" if self.condition == "gaussian" else f"{self.bridge}+{self.condition}"
-
-
-@dataclass(frozen=True)
-class CaptionerSteps:
-    """Steps of every captioner: to learn to read, on text in the row's condition, and on audio, if any."""
-
-    start: int = 1600
-    text: int = 400
-    audio: int = 200
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The captioner that `dlink train-captioner` starts from: a new one, or one that was trained before."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,18 +12,9 @@ from dlink_adapter.captioner.conditions import PseudoAudio
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.integrations.causal_lm import load_captioner, new_captioner
+from dlink_adapter.recipes.captioner_settings import CaptionerSettings
 
 OF_TRAINING = ("text_condition", "sigma", "max_caption_tokens")  # settings that a saved captioner can be given anew
-
-
-@dataclass(frozen=True)
-class CaptionerSettings(CaptionerConfig):
-    """The settings of the captioner, `CaptionerConfig`; an empty text_condition is that of `init`, or bridged."""
-
-    text_condition: str = ""
-
-    def __post_init__(self) -> None:
-        """They are checked when it is known what they are for."""
 
 
 def captioner_to_train(

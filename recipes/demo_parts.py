@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.files import write_atomically
 from dlink_adapter.integrations.transformers_clap import ClapEncoder
-from dlink_adapter.recipes.captioner_rows import CaptionerSteps
+from dlink_adapter.recipes.captioner_settings import CaptionerSteps
 from dlink_adapter.soundscapes.clap_training import train_small_clap
 from dlink_adapter.soundscapes.small_clap import feature_extractor, render_mels
 from dlink_adapter.soundscapes.small_llama import train_small_llama
 from dlink_adapter.soundscapes.world import World
-from dlink_adapter.training.trainer import TrainerConfig
+from dlink_adapter.training.config import TrainerConfig
 
 
 @dataclass(frozen=True)

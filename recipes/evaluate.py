@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.data.clip_tables import Clip, read_clips
-from dlink_adapter.files import to_jsonl, write_atomically
+from dlink_adapter.files import check_own, to_jsonl, write_atomically
 from dlink_adapter.measure.caption_metrics import CaptionScores, score
 from dlink_adapter.measure.predictions import Matched, match, read_predictions
 from dlink_adapter.measure.significance import LEVEL, RESAMPLES, compare, interval
@@ -41,7 +41,7 @@ def main(
     Args:
         predictions: JSONL, {"clip": ..., "caption": ...} a line.
         references: table of captions, or folder of paired embeddings.
-        out: folder for scores.json and clips.jsonl.
+        out: folder for scores.json and clips.jsonl; those of an earlier evaluation are replaced.
         against: other predictions to compare with, on the clips that both have.
         json: print JSON and nothing else.
         layout: of the references: table, audiocaps, clotho, folder or labels; by default found from the columns.
@@ -50,6 +50,8 @@ def main(
         resamples: number of resamples of the bootstrap and of the randomisation.
         seed: seed of the resamples.
     """
+    if out is not None:
+        check_own(out, "scores.json")
     clips = _references(references, layout)
     ours, theirs = _common(clips, predictions, against)
     groups = [clip.captions for clip in ours.clips]
@@ -69,10 +71,14 @@ def main(
         for line, other in zip(lines, _lines(theirs, others), strict=True):
             line["against"] = {"caption": other["caption"], "scores": other["scores"]}
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "clips.jsonl", to_jsonl(lines))
-        write_atomically(out / "scores.json", as_json(results))
+        _write(out, results, lines)
     print(as_json(results) if json else table(results))
+
+
+def _write(out: Path, results: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "scores.json", as_json(results))
+    write_atomically(out / "clips.jsonl", to_jsonl(lines))
 
 
 def _references(source: Path, layout: str | None) -> list[Clip]:

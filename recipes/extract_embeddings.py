@@ -11,12 +11,16 @@ or cannot be read are listed in skipped.jsonl with the reason. The same command 
 import hashlib
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
+from dlink_adapter import PairedEmbeddings
+from dlink_adapter.data.alarms import doubts, faults
 from dlink_adapter.data.clip_tables import read_clips
 from dlink_adapter.extract.encoders import load_encoder
-from dlink_adapter.extract.extraction import Processes, extract
+from dlink_adapter.extract.extraction import MARKS, Processes, extract
+from dlink_adapter.files import check_own
 from dlink_adapter.training.processes import process_state
 
 
@@ -47,6 +51,7 @@ def main(
         shard_clips: clips in a shard; a run that is killed loses the shard it was encoding.
         workers: processes that decode; by default one fewer than this process's part of the cores.
     """
+    check_own(out, *MARKS)
     state = process_state()
     clips = read_clips(source, layout, media) if state.is_main_process else []
     loaded = load_encoder(encoder, model, revision=revision, device=state.device, batch_size=batch_size)
@@ -63,6 +68,9 @@ def main(
         processes=Processes(state.process_index, state.num_processes, state.wait_for_everyone),
     )
     if report is not None:
+        pairs = PairedEmbeddings.open(out, check_values=False)
+        for alarm in faults(pairs) or doubts(pairs):  # what has collapsed cannot be told apart
+            warnings.warn(alarm, stacklevel=2)
         print(summary(report, out))
         print(f"took           {time.monotonic() - started:.1f} s")
 

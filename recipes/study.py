@@ -22,12 +22,16 @@ from typing import Any
 
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.captioner.config import CaptionerConfig
-from dlink_adapter.files import keep_settings, write_atomically
-from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, CaptionerSteps, Row
-from dlink_adapter.recipes.study_parts import CONDITIONS, METHODS, Material, rows_of
+from dlink_adapter.files import check_own, keep_settings, write_atomically
+from dlink_adapter.recipes.captioner_rows import PREFIX, CaptionerRows, Row
+from dlink_adapter.recipes.captioner_settings import CaptionerSteps
+from dlink_adapter.recipes.study_parts import Material, rows_of
 from dlink_adapter.recipes.study_report import plot_study, study_results, study_table
 from dlink_adapter.recipes.text_rows import read_text_rows
 from dlink_adapter.stages import Stages
+
+METHODS = ["raw", "mean_shift", "ridge", "kernel_ridge", "memory", "regression", "diffusion_link"]
+CONDITIONS = ["clean", "gaussian", "bridged", "pseudo_audio"]
 
 
 def main(
@@ -67,6 +71,7 @@ def main(
         bridge_steps: optimiser steps of the networks.
         steps: those of the captioners.
     """
+    check_own(out, "seed-*")
     data, tested = PairedEmbeddings.open(pairs), PairedEmbeddings.open(test)
     fitting, held_out = data.split((0.9, 0.1)) if val is None else (data, PairedEmbeddings.open(val))
     text, rows = read_text_rows(text_embeddings, captions), rows_of(bridges, conditions, variants)
@@ -77,6 +82,10 @@ def main(
     work = partial(_one_seed, rows, material, None if screen else captioners, settings)
     runs = {seed: work(seed, out / f"seed-{seed}") for seed in seeds}
     results = study_results(rows, runs, tested.captions) | {"settings": settings}
+    _show(results, out, screen)
+
+
+def _show(results: dict[str, Any], out: Path, screen: bool) -> None:
     write_atomically(out / "study.json", json.dumps(results, indent=2))
     print(study_table(results))
     if not screen:

@@ -14,8 +14,6 @@ from dlink_adapter.measure.gap import HEADLINE, measure
 from dlink_adapter.recipes.captioner_rows import Row
 from dlink_adapter.registry import new_bridge
 
-METHODS = ["raw", "mean_shift", "ridge", "kernel_ridge", "memory", "regression", "diffusion_link"]
-CONDITIONS = ["clean", "gaussian", "bridged", "pseudo_audio"]
 LINK = "diffusion_link"
 SIGMAS = (0.02, 0.05, 0.1, 0.15, 0.2)  # of the condition gaussian
 

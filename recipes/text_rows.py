@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dlink_adapter.files import read_text
 from dlink_adapter.integrations.precomputed import read_array
 
 
@@ -14,7 +15,7 @@ def read_text_rows(embeddings: Path, captions: Path) -> tuple[Tensor, list[str]]
     Raises ValueError where their numbers differ.
     """
     rows = torch.from_numpy(read_array(embeddings))
-    lines = captions.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = read_text(captions).removesuffix("\n").split("\n")
     if len(rows) != len(lines):
         raise ValueError(
             f"{embeddings} has {len(rows)} rows, {captions} {len(lines)} lines: give a caption for each row"

@@ -20,12 +20,13 @@ from typing import Any, Literal
 from dlink_adapter import PairedEmbeddings
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.training import CaptionRows, train_captioner
-from dlink_adapter.recipes.captioner_start import CaptionerSettings, captioner_to_train, digest_of
+from dlink_adapter.recipes.captioner_settings import CaptionerSettings
+from dlink_adapter.recipes.captioner_start import captioner_to_train, digest_of
 from dlink_adapter.recipes.text_rows import read_text_rows
 from dlink_adapter.stages import Stages
+from dlink_adapter.training.config import TrainerConfig
 from dlink_adapter.training.log import LossLog
 from dlink_adapter.training.processes import process_state
-from dlink_adapter.training.trainer import TrainerConfig
 
 
 def main(
@@ -59,15 +60,19 @@ def main(
         training: settings of the training; batch_size is over all processes.
     """
     rows, fingerprint = _rows(condition, pairs, text_embeddings, captions)
-    val_rows, _ = (None, None) if val is None else _rows(condition, val, None, None)
+    val_rows, of_val = (None, None) if val is None else _rows(condition, val, None, None)
+    if fingerprint and of_val and fingerprint != of_val:
+        raise ValueError(f"pairs and val come from different encoders: {fingerprint} and {of_val}")
     given = {"pairs": pairs, "text": text_embeddings, "captions": captions, "pseudo_audio": pseudo_audio}
     given |= {"bridge": bridge, "init": init, "val": val}
     sources = {name: [str(path), digest_of(path)] for name, path in given.items() if path is not None}
+    if "pairs" in sources and "val" in sources and sources["pairs"][1] == sources["val"][1]:
+        raise ValueError(f"val has the very rows of pairs, {pairs}: give others, or leave it out")
     settings = {"condition": condition, **sources, "captioner": asdict(captioner), "training": asdict(training)}
     main_process = process_state().is_main_process
     new = partial(captioner_to_train, bridge, init, captioner, training.seed, pseudo_audio, pairs)
     work = partial(_train, new, fingerprint, rows, val_rows, training, out)
-    found = Stages(out, 1, settings, show=main_process)("captioner", f"train on {condition}", work)
+    found = Stages(out, 1, settings, leads=main_process)("captioner", f"train on {condition}", work)
     if main_process:
         for checkpoint in out.glob("checkpoint-*"):
             rmtree(checkpoint)

@@ -28,8 +28,8 @@ from dlink_adapter.soundscapes.clap_training import train_small_clap
 from dlink_adapter.soundscapes.small_clap import feature_extractor, render_mels
 from dlink_adapter.soundscapes.world import World
 from dlink_adapter.stages import Stages
+from dlink_adapter.training.config import TrainerConfig
 from dlink_adapter.training.log import LossLog
-from dlink_adapter.training.trainer import TrainerConfig
 
 RETRIEVAL = ("r_at_1", "r_at_5", "r_at_10")
 GAP = ("rmg", "centroid_distance", "paired_cosine", "unpaired_cosine")

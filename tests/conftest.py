@@ -90,7 +90,7 @@ def captions() -> list[str]:
 def llama(tmp_path_factory) -> Path:
     """The folder of a tiny `LlamaForCausalLM` that has seen the captions."""
     from dlink_adapter.soundscapes.small_llama import train_small_llama
-    from dlink_adapter.training.trainer import TrainerConfig
+    from dlink_adapter.training.config import TrainerConfig
 
     folder = tmp_path_factory.mktemp("models") / "llama"
     config = TrainerConfig(steps=2, batch_size=16, lr=3e-3)

@@ -1,5 +1,6 @@
 """`dlink`: recipes are found by their source, and their signature is the command line."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,8 @@ class Width:
             raise ValueError(f"dim must be at least 1, not {self.dim}")
 
 
-def main(clips: list[str], *, model: Path, seed: int = 0, fast: bool = False, bridge: Width = Width()) -> int | None:
+def main(clips: list[str], *, model: Path, seed: int = 0, fast: bool = False, bridge: Width = Width(),
+         names: list[str] | None = None, sizes: list[int] = [1]) -> int | None:
     """Stretch them.
 
     Args:
@@ -47,7 +49,7 @@ def main(clips: list[str], *, model: Path, seed: int = 0, fast: bool = False, br
         raise RuntimeError("a defect")
     if seed == 12:
         raise ImportError('pip install "dlink-adapter[clap]"')
-    print(clips, model, seed, fast, bridge.dim)
+    print(clips, model, seed, fast, bridge.dim, *([] if names is None else [names, sizes]))
     return 7 if seed == 11 else None
 '''
 
@@ -116,6 +118,16 @@ def test_typed_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "['b.wav', 'c.wav'] out 0 True 4\n"
 
 
+def test_lists_with_a_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One value is a list too, and commas are enough."""
+    assert printed(capsys, "--names", "x") == "['a.wav'] out 0 False 4 ['x'] [1]"
+    assert printed(capsys, "--names=x,y", "--sizes", "2,3") == "['a.wav'] out 0 False 4 ['x', 'y'] [2, 3]"
+    assert printed(capsys, "--names", '["x", "y"]', "--sizes=[]") == "['a.wav'] out 0 False 4 ['x', 'y'] []"
+    (tmp_path / "lists.yaml").write_text("names: [x]\nsizes: [4, 5]\n")
+    assert printed(capsys, "--config", "lists.yaml", "--sizes", "6") == "['a.wav'] out 0 False 4 ['x'] [6]"
+    assert "--sizes" in usage_error(capsys, "stretch-clips", "a.wav", "--model", "out", "--sizes", "two")
+
+
 def test_configs_by_path_and_by_packaged_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(capsys, "--config", "small.yaml") == "['a.wav'] out 5 False 2"
     assert printed(capsys, "--config=small.yaml", "--bridge.dim", "9") == "['a.wav'] out 5 False 9"
@@ -155,15 +167,64 @@ def test_exit_codes_and_errors(capsys: pytest.CaptureFixture[str], monkeypatch: 
         main([*call, "--seed", "12"])
 
 
-def test_help_imports_no_torch() -> None:
-    code = (
-        "import sys\nfrom dlink_adapter.cli import main\n"
-        "try:\n    main(['--help'])\nfinally:\n    print(sorted({'torch', 'transformers'} & set(sys.modules)))"
-    )
+def test_no_help_imports_torch() -> None:
+    code = """
+import contextlib, sys
+from dlink_adapter.cli import list_recipes, main
+calls = [["--help"], *([name, "--help"] for name in list_recipes())]
+for call in calls:
+    with contextlib.suppress(SystemExit):
+        main(call)
+    print(call, sorted({"torch", "transformers", "accelerate", "scipy"} & set(sys.modules)), file=sys.stderr)
+"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "[]"
+    lines = result.stderr.splitlines()
+    assert len(lines) == 13 and all(line.endswith("[]") for line in lines), result.stderr
+
+
+def test_the_signature_alone_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither help nor wrong usage imports what the work needs."""
+    heavy = "from pathlib import Path\nfrom nowhere import Link\nCLIP = Link()\n"
+    source = RECIPE.replace("from pathlib import Path\n", heavy).replace(
+        "seed: int = 0, fast", "seed: int = START, fast"
+    )
+    source = source.replace("\n\n@dataclass", "\n\nSTART = 3\n\n@dataclass")
+    (tmp_path / "recipes" / "stretch_clips.py").write_text(source)
+    with pytest.raises(SystemExit):
+        main(["stretch-clips", "--help"])
+    assert "where the randomness starts. (type: int, default: 3)" in capsys.readouterr().out
+    assert "--sed" in usage_error(capsys, "stretch-clips", "a.wav", "--model", "out", "--sed", "1")
+    with pytest.raises(ImportError, match="nowhere"):
+        importlib.import_module(list_recipes()["stretch-clips"].module)
+
+
+def test_ctrl_c_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted = RECIPE.replace('raise RuntimeError("a defect")', "raise KeyboardInterrupt")
+    (tmp_path / "recipes" / "stretch_clips.py").write_text(interrupted)
+    assert main(["stretch-clips", "a.wav", "--model", "out", "--seed", "13"]) == 130
+    assert capsys.readouterr().err == "dlink: interrupted\n"
 
 
 def test_python_m() -> None:
     command = [sys.executable, "-m", "dlink_adapter", "--version"]
     assert subprocess.check_output(command, text=True) == f"dlink {__version__}\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_is_no_error(unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the recipe notices it or its end does. Any other broken pipe is an error."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    code = (
+        "import sys\nfrom dlink_adapter import cli\n"
+        "def work(*_):\n    sys.stdin.read()\n    print('line')\n    raise BrokenPipeError('of a worker')\n"
+        "cli.run = work if sys.argv[1] == 'worker' else lambda *_: print(sys.stdin.read())\n"
+        "sys.exit(cli.main(['caption']))"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    closed, worker = (
+        subprocess.Popen([sys.executable, "-c", code, name], text=True, **pipes) for name in ("closed", "worker")
+    )
+    assert worker.communicate() == ("line\n\n", "dlink: error: of a worker\n") and worker.returncode == 1
+    closed.stdout.close()
+    closed.stdin.close()
+    assert (closed.stderr.read(), closed.wait()) == ("", 0)

@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from dlink_adapter.files import appearing_folder, read_jsonl, to_jsonl, write_atomically
+from dlink_adapter.files import appearing_folder, check_own, read_jsonl, to_jsonl, write_atomically
 
 
 def test_bytes_and_text(tmp_path):
@@ -61,6 +61,19 @@ def test_an_existing_folder_is_refused_unless_it_is_empty(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
     with pytest.raises(FileExistsError, match="remove it to write it again"), appearing_folder(tmp_path):
         raise AssertionError
+
+
+def test_a_folder_of_somebody_else_is_told_from_an_own_one(tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("new", "out"):  # not there, and empty
+        check_own(tmp_path / name, "stages")
+    (tmp_path / "out" / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out holds README.md, which is not of such a run: choose another"):
+        check_own(tmp_path / "out", "stages", "seed-*")
+    (tmp_path / "out" / "seed-3").mkdir()
+    check_own(tmp_path / "out", "stages", "seed-*")
+    with pytest.raises(FileExistsError, match=r"README.md is a file: choose another name"):
+        check_own(tmp_path / "out" / "README.md", "stages")
 
 
 def test_lines_of_json(tmp_path):

@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "dlink_adapter"
 LAYERS = [
     ["__main__"],
     ["cli"],
+    ["recipe_source"],
     ["soundscapes"],
     ["captioner", "attachment", "caption_training", "captioner_config"],
     ["extract"],

@@ -107,7 +107,7 @@ def test_python_blocks_run(tmp_path, llama, captions, monkeypatch):
                 block = block.replace(long, short)
             exec(
                 "from dlink_adapter import FitConfig\n"
-                "from dlink_adapter.training.trainer import TrainerConfig\n" + block,
+                "from dlink_adapter.training.config import TrainerConfig\n" + block,
                 values,
             )
     assert values["text_like"].shape == audio.shape and isinstance(values["model"].projector, nn.Linear)

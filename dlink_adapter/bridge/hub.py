@@ -8,10 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
-
 from dlink_adapter import __version__
 from dlink_adapter.files import read_json
 from dlink_adapter.folders import BRIDGE_FILE, is_path, wrong_folder
@@ -81,14 +77,6 @@ def settings_in(path: Path, version: str | None) -> Iterator[None]:
 
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load all of a safetensors file into a module. Raises ValueError, which names file and keys, where it cannot."""
-    try:
-        module.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} is damaged, or does not fit the config: {error}") from error
 
 
 class Shareable(ABC):

@@ -19,11 +19,11 @@ from dlink_adapter.bridge.hub import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Shareable,
-    load_weights,
     read_config,
     resolve_folder,
     settings_in,
 )
+from dlink_adapter.bridge.weights import load_weights
 from dlink_adapter.files import write_atomically
 
 

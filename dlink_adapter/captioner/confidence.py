@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dlink_adapter.bridge.hub import load_weights
+from dlink_adapter.bridge.weights import load_weights
 from dlink_adapter.captioner.candidates import Candidates
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.extras import import_extra

@@ -14,7 +14,6 @@ from typing import Any
 from dlink_adapter import __version__
 from dlink_adapter.bridge.config import from_known
 from dlink_adapter.bridge.hub import WEIGHTS_FILE, settings_in
-from dlink_adapter.captioner.conditions import TEXT_CONDITIONS
 from dlink_adapter.files import read_json, write_atomically
 from dlink_adapter.folders import CAPTIONER_FILE, is_path, wrong_folder
 
@@ -65,6 +64,8 @@ class CaptionerConfig:
     sigma: float = 0.0
 
     def __post_init__(self) -> None:
+        from dlink_adapter.captioner.conditions import TEXT_CONDITIONS  # this imports torch, and help does not need it
+
         if self.tuning not in ("frozen", "lora", "full"):
             raise ValueError(f"tuning is {self.tuning!r}: expected frozen, lora or full")
         if self.quantize not in (None, "nf4", "fp4", "int8"):

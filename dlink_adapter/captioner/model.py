@@ -12,7 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dlink_adapter.bridge.base import Bridge
-from dlink_adapter.bridge.hub import CARD_FILE, Shareable, load_weights
+from dlink_adapter.bridge.hub import CARD_FILE, Shareable
+from dlink_adapter.bridge.weights import load_weights
 from dlink_adapter.captioner.candidates import Candidates, Source, make_candidates
 from dlink_adapter.captioner.card import captioner_card
 from dlink_adapter.captioner.choice import Choice, choose_best

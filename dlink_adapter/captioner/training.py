@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 from dlink_adapter.captioner.model import Captioner
 from dlink_adapter.captioner.prefix_model import IGNORED
 from dlink_adapter.data.embeddings import PairedEmbeddings
-from dlink_adapter.training.trainer import TrainerConfig, run_trainer
+from dlink_adapter.training.config import TrainerConfig
+from dlink_adapter.training.trainer import run_trainer
 
 CONDITIONS = ("text", "audio", "text+audio")
 

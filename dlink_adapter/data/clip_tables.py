@@ -9,12 +9,19 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from dlink_adapter.files import read_text
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
 OTHER = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy", ".npz", ".safetensors")
 DISTINCTIVE = {"audiocaps": "youtube_id", "clotho": "caption_1"}  # a column that only this layout has
+
+QUOTE_ADVICE = 'put a cell with a comma or a quote in quotes, and double the quotes in it: "a dog, ""Rex"", barks"'
+LAYOUT_ADVICE = "rename the columns to path and caption, or give the layout that has these"
 
 Row = dict[str, Any]
 
@@ -56,15 +63,19 @@ def read_clips(source: str | Path, layout: str | None = None, media: str | Path 
 
 
 def read_table(source: Path, media: Path) -> list[Clip]:
-    """Columns `path` and `caption`, or in JSONL `captions`, a list. A clip may have several rows."""
+    """Columns `path` (or `clip`) and `caption`; in JSONL also `captions` (or `references`), a list. Rows add up."""
+    lists = ("captions", "references")
 
-    def group(row: Row) -> tuple[str, Path, list[str]]:
-        name, captions = str(row["path"]), row.get("captions", [row.get("caption")])
+    def group(place: str, row: Row) -> tuple[str, Path, list[str]]:
+        name = row.get("path", row.get("clip"))
+        captions = next((row[key] for key in lists if key in row), [row.get("caption")])
+        if name is None:
+            raise ValueError(f"{place}: no path in it; it has {', '.join(row)}: {LAYOUT_ADVICE}")
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-            raise ValueError(f"{source}: {name} needs a caption, or captions that are a list; it has {', '.join(row)}")
-        return name, media / name, captions
+            raise ValueError(f"{place}: {name} needs a caption, or captions that are a list; it has {', '.join(row)}")
+        return str(name), media / str(name), captions
 
-    return _grouped(map(group, _rows(source, ["path"])))
+    return _grouped(group(place, row) for place, row in _rows(source, []))
 
 
 def read_audiocaps(source: Path, media: Path) -> list[Clip]:
@@ -74,8 +85,11 @@ def read_audiocaps(source: Path, media: Path) -> list[Clip]:
     """
     files = {path.stem: path for path in files_below(media, AUDIO)}
     clips: dict[str, Clip] = {}
-    for row in _rows(source, ["youtube_id", "start_time", "caption"]):
-        name, start = str(row["youtube_id"]), float(row["start_time"])
+    for place, row in _rows(source, ["youtube_id", "start_time", "caption"]):
+        try:
+            name, start = str(row["youtube_id"]), float(row["start_time"])
+        except ValueError as error:
+            raise ValueError(f"{place}: start_time is {row['start_time']!r}: expected seconds") from error
         stems = (name, f"Y{name}", f"{name}_{start:g}", f"Y{name}_{start:g}")
         found = next((files[stem] for stem in stems if stem in files), media / f"{name}.wav")
         clips.setdefault(stems[2], Clip(stems[2], found, [], stems)).captions.append(row["caption"])
@@ -86,7 +100,7 @@ def read_clotho(source: Path, media: Path) -> list[Clip]:
     """Clotho (Drossos et al., ICASSP 2020): columns `file_name` and `caption_1` to `caption_5`."""
     columns = [f"caption_{number}" for number in range(1, 6)]
     rows = _rows(source, ["file_name", *columns])
-    return _grouped((row["file_name"], media / row["file_name"], [row[column] for column in columns]) for row in rows)
+    return _grouped((row["file_name"], media / row["file_name"], [row[name] for name in columns]) for _, row in rows)
 
 
 def read_folder(source: Path, media: Path) -> list[Clip]:
@@ -98,7 +112,7 @@ def read_folder(source: Path, media: Path) -> list[Clip]:
         if not beside.is_file():
             advice = "write some, or use the layout labels, for which the folder's name is the caption"
             raise ValueError(f"{path} has no captions in {beside.name} beside it: {advice}")
-        captions = [line for line in beside.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        captions = [line for line in read_text(beside).split("\n") if line.strip()]
         clips.append(Clip(path.relative_to(source).as_posix(), path, captions))
     return clips
 
@@ -117,7 +131,7 @@ LAYOUTS: dict[str, Callable[[Path, Path], list[Clip]]] = dict(
 def _layout(source: Path) -> str:
     if source.is_dir():
         return "folder"
-    columns = next(iter(_rows(source, [])), {}).keys()
+    _, columns = next(_rows(source, []), ("", {}))
     return next((layout for layout, column in DISTINCTIVE.items() if column in columns), "table")
 
 
@@ -128,20 +142,54 @@ def _grouped(rows: Iterator[tuple[str, Path, list[str]]]) -> list[Clip]:
     return list(clips.values())
 
 
-def _rows(source: Path, columns: list[str]) -> Iterator[Row]:
+def _rows(source: Path, columns: list[str]) -> Iterator[tuple[str, Row]]:
+    """The rows of a table, each with its file and line. Raises ValueError on one that is damaged or lacks a column."""
     if source.is_dir():
         raise ValueError(f"{source} is a folder: this layout takes a .csv, .tsv or .jsonl table")
-    with source.open(encoding="utf-8-sig", newline="") as file:
-        if source.suffix == ".jsonl":
-            rows: Iterator[Row] = (json.loads(line) for line in file if line.strip())
-        elif source.suffix in (".csv", ".tsv"):
-            rows = csv.DictReader(file, delimiter="\t" if source.suffix == ".tsv" else ",")
-        else:
-            raise ValueError(f"{source}: expected a .csv, .tsv or .jsonl table")
-        for number, row in enumerate(rows, start=1):
-            if missing := [column for column in columns if row.get(column) is None]:
-                raise ValueError(f"{source}, row {number}: no {missing[0]} in it; it has {', '.join(map(str, row))}")
-            yield row
+    if source.suffix not in READERS:
+        raise ValueError(f"{source}: expected a .csv, .tsv or .jsonl table")
+    for place, row in READERS[source.suffix](source):
+        if missing := [column for column in columns if row.get(column) is None]:
+            raise ValueError(f"{place}: no {missing[0]} in it; it has {', '.join(row)}: {LAYOUT_ADVICE}")
+        yield place, row
+
+
+def _json_rows(source: Path) -> Iterator[tuple[str, Row]]:
+    for number, line in enumerate(read_text(source).split("\n"), start=1):
+        place = f"{source}, line {number}"
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{place}: not JSON ({error}): {line}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f'{place}: expected {{"path": ..., "caption": ...}}, got {line}')
+            yield place, row
+
+
+def _separated_rows(source: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
+    """Strict where the csv module is not: it cuts rows that are too long, and merges rows where a quote is open."""
+    rows = csv.reader(StringIO(read_text(source), newline=""), delimiter=delimiter, strict=True)
+    head: list[str] = []
+    line = 1  # on which the row starts
+    try:
+        for row in rows:
+            if rows.line_num > line:
+                raise csv.Error(f"it goes on to line {rows.line_num}, is a quote left open?")
+            if head and len(row) > len(head):
+                raise csv.Error(f"{len(row)} cells for {len(head)} columns")
+            if head and row:
+                yield f"{source}, line {line}", dict(zip(head, row, strict=False))
+            head, line = head or row, rows.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{source}, line {line}: {error}: {QUOTE_ADVICE}") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
+    ".jsonl": _json_rows,
+    ".csv": partial(_separated_rows, delimiter=","),
+    ".tsv": partial(_separated_rows, delimiter="\t"),
+}
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

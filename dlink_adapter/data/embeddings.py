@@ -148,6 +148,11 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
         return self._lines[0]
 
     @property
+    def has_captions(self) -> bool:
+        """Whether the captions are known: not where the pairs were made from tensors alone."""
+        return self._lines[1] is not None
+
+    @property
     def captions(self) -> Captions:
         """The captions of each clip. Raises ValueError where the pairs were made from tensors alone."""
         captions = self._lines[1]

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 
 from dlink_adapter.bridge.config import require, require_counts
-from dlink_adapter.diffusion_link.samplers import SAMPLERS
-from dlink_adapter.diffusion_link.schedules import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,9 @@ class BridgeConfig(NetworkConfig):
     samples: int = 4
 
     def __post_init__(self) -> None:
+        from dlink_adapter.diffusion_link.samplers import SAMPLERS  # these import torch, and help needs neither
+        from dlink_adapter.diffusion_link.schedules import SCHEDULES
+
         super().__post_init__()
         require_counts(self, "timesteps", "steps", "samples")
         require(self.schedule in SCHEDULES, self, "schedule", f"one of {', '.join(SCHEDULES)}")

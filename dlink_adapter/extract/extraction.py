@@ -19,10 +19,11 @@ from dlink_adapter.data.shards import MappedShard, read_header, shard_files, wri
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder
 from dlink_adapter.extract.plan import Plan, hold
 from dlink_adapter.extract.run import Processes, Run, mean_pairwise_cosine
-from dlink_adapter.files import read_jsonl, to_jsonl, write_atomically
+from dlink_adapter.files import check_own, check_same, read_jsonl, to_jsonl, write_atomically
 
-__all__ = ["Processes", "extract"]
+__all__ = ["MARKS", "Processes", "extract"]
 
+MARKS = ("header.json", ".work")  # what an extraction, finished or not, has in its folder
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -91,14 +92,13 @@ def _share(run: Run, clips: list[Clip], settings: dict[str, Any], shard_clips: i
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder is complete and of these settings. Raises FileExistsError where it holds something else."""
-    if (out / "header.json").is_file():
-        metadata = read_header(out)["metadata"]
-        if all(metadata.get(name) == value for name, value in settings.items()):
-            return True
-    elif not out.exists() or (out.is_dir() and (not any(out.iterdir()) or (out / ".work").is_dir())):
+    """Whether the folder is complete. Raises FileExistsError where it is another's, ValueError on other settings."""
+    check_own(out, *MARKS)
+    if not (out / "header.json").is_file():
         return False
-    raise FileExistsError(f"{out} holds something else already: choose another name or remove it first")
+    metadata = read_header(out)["metadata"]
+    check_same({name: metadata.get(name) for name in settings}, settings, f"{out} holds embeddings")
+    return True
 
 
 def finish(plan: Plan, settings: dict[str, Any]) -> None:
@@ -107,6 +107,7 @@ def finish(plan: Plan, settings: dict[str, Any]) -> None:
     unreadable = [entry for record in records for entry in record["skipped"]]
     full = [piece for piece, record in enumerate(records) if record["clips"]]
     if not full:
+        shutil.rmtree(plan.work)  # so that it can be started again when the files are there
         raise ValueError(f"none of the {len(unreadable)} files can be used; the first: {unreadable[0]['reason']}")
     shards = []
     for number, piece in enumerate(full):

@@ -36,16 +36,17 @@ class Plan:
 
         Raises ValueError where an unfinished extraction has other settings, or the file of no clip exists.
         """
+        is_new = not self.folder.exists()
+        there = [clip for clip in clips if clip.path.is_file()] if is_new else []
+        if is_new and not there:  # before the settings are kept, as it takes others to find the files
+            raise ValueError(f"none of the {len(clips)} files is there; the first would be {clips[0].path}")
         keep_settings(self.work / "settings.json", settings, f"{self.out} holds an unfinished extraction")
         for left_by_a_kill in self.work.glob(".*-*"):
             left_by_a_kill.unlink()
-        if not self.folder.exists():
-            self._write(clips, shard_clips)
+        if is_new:
+            self._write(clips, there, shard_clips)
 
-    def _write(self, clips: Sequence[Clip], shard_clips: int) -> None:
-        there = [clip for clip in clips if clip.path.is_file()]
-        if not there:
-            raise ValueError(f"none of the {len(clips)} files is there; the first would be {clips[0].path}")
+    def _write(self, clips: Sequence[Clip], there: Sequence[Clip], shard_clips: int) -> None:
         found = {clip.id for clip in there}
         # Sorted by length, because a batch of captions is padded to its longest.
         texts = sorted({caption for clip in there for caption in clip.captions}, key=lambda text: (len(text), text))

@@ -41,14 +41,14 @@ class CaptionScores:
 def score(
     predictions: list[str],
     references: list[list[str]],
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     *,
     tokenizer: Literal["ptb", "plain"] | None = None,
 ) -> CaptionScores:
     """Score one prediction a clip, possibly "", against the clip's reference captions, of which there are one or more.
 
-    `metrics` are some of `METRICS`, by default all of them. Without a `tokenizer` it is `ptb` where Java is installed
-    and `plain` elsewhere.
+    `metrics` are one or some of `METRICS`, by default all of them. Without a `tokenizer` it is `ptb` where Java is
+    installed and `plain` elsewhere.
 
     Corpus BLEU and METEOR are functions of counts summed over the clips, not means of the clips' scores. CIDEr-D takes
     its idf from the references given, so scores of different test sets, or of parts of one, cannot be compared.
@@ -56,7 +56,7 @@ def score(
     Raises ValueError on unequal lengths, nothing to score, a clip without references, or an unknown metric, TypeError
     on a caption that is not a string, and ImportError without pycocoevalcap.
     """
-    wanted = METRICS if metrics is None else tuple(metrics)
+    wanted = METRICS if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
     _check(predictions, references, wanted)
     tokenizer = tokenizer or ("ptb" if shutil.which("java") else "plain")
     raw = Captions(dict(enumerate(references)), {i: [caption] for i, caption in enumerate(predictions)})

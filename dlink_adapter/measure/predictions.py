@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from dlink_adapter.data.clip_tables import AUDIO, OTHER, Clip
+from dlink_adapter.files import read_text
 
 KEYS = ("clip", "file")
 
@@ -35,7 +36,7 @@ class Matched:
 def read_predictions(path: Path) -> dict[str, str]:
     """Captions by name. Raises ValueError on a name that occurs twice, and on a line of another form."""
     captions: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

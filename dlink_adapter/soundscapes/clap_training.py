@@ -15,8 +15,9 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from dlink_adapter.files import appearing_folder
 from dlink_adapter.soundscapes.small_clap import new_small_clap, train_tokenizer
+from dlink_adapter.training.config import TrainerConfig
 from dlink_adapter.training.processes import process_state
-from dlink_adapter.training.trainer import TrainerConfig, run_trainer
+from dlink_adapter.training.trainer import run_trainer
 
 if TYPE_CHECKING:
     from transformers import ClapFeatureExtractor, ClapModel

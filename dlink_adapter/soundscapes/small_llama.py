@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from dlink_adapter.files import appearing_folder
-from dlink_adapter.training.trainer import TrainerConfig, run_trainer
+from dlink_adapter.training.config import TrainerConfig
+from dlink_adapter.training.trainer import run_trainer
 
 VOCABULARY = 800
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")

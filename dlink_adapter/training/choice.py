@@ -12,7 +12,7 @@ from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.registry import new_bridge
-from dlink_adapter.training.descent import FitConfig
+from dlink_adapter.training.config import FitConfig
 from dlink_adapter.training.fit import fit
 
 CANDIDATES = ("raw", "mean_shift", "ridge", "kernel_ridge", "memory", "regression", "diffusion_link")

@@ -1,14 +1,17 @@
 """fit(): the one way to fit a bridge of any kind on pairs, calibrate it, measure it and save it."""
 
 import time
+import warnings
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dlink_adapter.bridge.base import Bridge
+from dlink_adapter.data.alarms import doubts, faults
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.measure.gap import HEADLINE, before_and_after, measure
-from dlink_adapter.training.descent import Descent, FitConfig
+from dlink_adapter.training.config import FitConfig
+from dlink_adapter.training.descent import Descent
 from dlink_adapter.training.processes import process_state
 
 Pairs = PairedEmbeddings | tuple[Any, Any]  # or (audio, text), both (n, dim)
@@ -27,7 +30,8 @@ def fit(
     """Fit a bridge in place, then calibrate and measure it on held-out pairs: the bridge that is kept is that one.
 
     Under `accelerate launch` or torchrun the processes share each batch; losses are those of one process up to dropout.
-    A network is trained from new weights; a depth or a gain that is set, also by an earlier fit, is kept.
+    A network is trained from new weights; a depth or a gain that is set, also by an earlier fit, is kept. It warns of
+    captions that seem to be shifted against the audio.
 
     Args:
         bridge: any of `BRIDGES`. It is trained on accelerate's device and comes back to its own.
@@ -42,8 +46,9 @@ def fit(
         What was measured: the last losses of a network, the gap before and after on the held-out pairs, the seconds.
 
     Raises:
-        ValueError: pairs of another width, too few pairs, a batch that the processes cannot share equally, a checkpoint
-            of a run with other settings or other pairs.
+        ValueError: pairs of another width, too few pairs, embeddings that are all the same, `val` with the rows of
+            `pairs`, a batch that the processes cannot share equally, a checkpoint of a run with other settings or other
+            pairs.
     """
     config, started = config or FitConfig(), time.monotonic()
     train, held_out = _parts(bridge, pairs, val, config)
@@ -76,6 +81,10 @@ def _parts(
 ) -> tuple[PairedEmbeddings, PairedEmbeddings]:
     """The pairs to fit on, and those to calibrate and measure on."""
     train = _as_pairs(pairs, bridge)
+    if found := faults(train):
+        raise ValueError("; ".join(found))
+    for doubt in doubts(train) if process_state().is_main_process else []:
+        warnings.warn(doubt, stacklevel=3)  # where fit was called
     if val is None:
         train, held_out = train.split((1 - config.holdout, config.holdout), seed=config.seed)
     else:
@@ -83,6 +92,8 @@ def _parts(
         encoders = {name for part in (train, held_out) if (name := part.metadata.get("fingerprint"))}
         if len(encoders) > 1:
             raise ValueError(f"pairs and val come from different encoders: {', '.join(sorted(encoders))}")
+        if held_out.clips == train.clips and held_out.digest() == train.digest():
+            raise ValueError("val has the very rows of pairs: leave it out, and a share of the clips is held out")
     if held_out.clips < 3:
         raise ValueError(
             f"{held_out.clips} held-out clips are too few to calibrate on: give val=, more pairs or holdout"

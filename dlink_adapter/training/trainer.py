@@ -4,7 +4,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, Subset
 
+from dlink_adapter.training.config import TrainerConfig
 from dlink_adapter.training.log import LossLog
 from dlink_adapter.training.processes import precision_kept, process_state
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Settings of a training by `Trainer`, ours.
-
-    Args:
-        steps: optimiser steps.
-        batch_size: rows a step, over all processes; it must be a multiple of their number times gradient_accumulation.
-        lr: peak of the cosine schedule.
-        warmup: share of the steps in which it rises.
-        weight_decay: of AdamW.
-        seed: of the order, the dropout and the noise.
-        bf16: train in mixed precision.
-        save_every: steps between checkpoints, where there is a folder for them, and between validations; 0 for none.
-        log_every: steps between lines of the log, each the mean loss since the one before.
-        gradient_accumulation: parts that a process takes its rows of a step in, where they do not fit at once.
-        deepspeed: JSON file of a DeepSpeed config, as `TrainingArguments` takes it.
-        fsdp: FSDP's options, such as "full_shard auto_wrap", as `TrainingArguments` takes them.
-        fsdp_config: JSON file of FSDP's settings, as `TrainingArguments` takes it.
-    """
-
-    steps: int = 1000
-    batch_size: int = 32
-    lr: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    seed: int = 0
-    bf16: bool = False
-    save_every: int = 0
-    log_every: int = 10
-    gradient_accumulation: int = 1
-    deepspeed: str | None = None
-    fsdp: str | None = None
-    fsdp_config: str | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.log_every, self.gradient_accumulation) < 1 or self.save_every < 0:
-            raise ValueError(f"steps, batch_size, log_every and gradient_accumulation must be at least 1: {self}")
 
 
 def run_trainer(
@@ -88,7 +49,16 @@ def run_trainer(
         if out:
             Path(out).mkdir(parents=True, exist_ok=True)
             trainer.add_callback(_log_callback(LossLog(out)))
-        return float(trainer.train(resume_from_checkpoint=_last_checkpoint(out) if out else None).training_loss)
+        found = trainer.train(resume_from_checkpoint=_last_checkpoint(out) if out else None)
+        return _mean_loss(trainer.state.log_history) if out else float(found.training_loss)
+
+
+def _mean_loss(history: list[dict[str, float]]) -> float:
+    """The mean over all steps, and not only over those since a kill; a line has the mean since the one before."""
+    lines = [line for line in history if "loss" in line]
+    steps = [line["step"] for line in lines]
+    lengths = [step - before for before, step in zip([0, *steps], steps, strict=False)]
+    return sum(line["loss"] * length for line, length in zip(lines, lengths, strict=True)) / steps[-1]
 
 
 def _last_checkpoint(out: str | Path) -> str | None:
@@ -219,6 +189,10 @@ def _log_callback(log: LossLog) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
                 log.rewind(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if control.should_save or state.global_step == state.max_steps:
+                control.should_log = True  # else a run that goes on from here would not know these losses
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             names = {"loss": "loss", "learning_rate": "lr", "eval_loss": "val_loss"}

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dlink_adapter.baselines.diffusion_bridge import PACKAGE, DiffusionBridge, DiffusionBridgeConfig, import_unet
-from dlink_adapter.training.fit import FitConfig
+from dlink_adapter.training.config import FitConfig
 
 needs_unet = pytest.mark.skipif(
     not (find_spec(PACKAGE) and find_spec("ema_pytorch")), reason='needs the extra "bench": denoising-diffusion-pytorch'

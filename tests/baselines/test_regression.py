@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 from dlink_adapter.baselines.regression import Regression
 from dlink_adapter.diffusion_link.config import NetworkConfig
 from dlink_adapter.registry import new_bridge
-from dlink_adapter.training.fit import FitConfig
+from dlink_adapter.training.config import FitConfig
 
 
 @pytest.fixture(scope="module")

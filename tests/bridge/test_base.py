@@ -14,7 +14,7 @@ from dlink_adapter.baselines.mean_shift import MeanShift
 from dlink_adapter.bridge.base import Bridge
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.registry import BRIDGES, load_bridge, new_bridge
-from dlink_adapter.training.fit import FitConfig
+from dlink_adapter.training.config import FitConfig
 
 SETTINGS = {"diffusion_bridge": {"width": 8}, "moment_matched": {"base": "ridge"}}
 

@@ -9,7 +9,7 @@ import torch
 from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.captioner.training import CaptionRows, train_captioner
 from dlink_adapter.integrations.causal_lm import new_captioner
-from dlink_adapter.training.trainer import TrainerConfig
+from dlink_adapter.training.config import TrainerConfig
 
 FEW = TrainerConfig(steps=1, batch_size=12, lr=5e-3)
 

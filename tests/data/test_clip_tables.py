@@ -45,8 +45,13 @@ def test_tables_of_other_kinds_are_the_same(tmp_path):
         '{"path": "a.wav", "captions": ["rain", "wet"]}',
         '{"path": "b.wav", "captions": ["wind"]}',
     )
+    references = write(
+        tmp_path / "r.jsonl",
+        '{"clip": "a.wav", "references": ["rain", "wet"]}',
+        '{"clip": "b.wav", "references": ["wind"]}',
+    )
     expected = [Clip("a.wav", tmp_path / "a.wav", ["rain", "wet"]), Clip("b.wav", tmp_path / "b.wav", ["wind"])]
-    assert [read_clips(table) for table in (csv, tsv, lines, lists)] == [expected] * 4
+    assert [read_clips(table) for table in (csv, tsv, lines, lists, references)] == [expected] * 5
 
 
 def test_audiocaps(tmp_path):
@@ -105,18 +110,44 @@ def test_folders_named_for_what_is_in_them(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "layout", "message"),
     [
-        (["path,text", "a.wav,x"], None, "a.wav needs a caption, or captions that are a list; it has path, text"),
-        (["file,caption", "a.wav,x"], None, "row 1: no path in it; it has file, caption"),
+        (
+            ["path,text", "a.wav,x"],
+            None,
+            "t.csv, line 2: a.wav needs a caption, or captions that are a list; it has path, text",
+        ),
+        (["file,caption", "a.wav,x"], None, "t.csv, line 2: no path in it; it has file, caption: rename the col"),
         (["path,caption", "a.wav,x", "b.wav, "], None, "1 clips have a caption without words, the first is 'b.wav'"),
         (["path,caption"], None, "names no clips"),
-        (["youtube_id,caption", "a,x"], "audiocaps", "row 1: no start_time"),
-        (["file_name,caption_1", "a.wav,x"], "clotho", "row 1: no caption_2"),
+        (["youtube_id,caption", "a,x"], "audiocaps", "t.csv, line 2: no start_time"),
+        (["youtube_id,start_time,caption", "a,x,y"], "audiocaps", "t.csv, line 2: start_time is 'x': expected seconds"),
+        (["file_name,caption_1", "a.wav,x"], "clotho", "t.csv, line 2: no caption_2"),
+        (["path,caption", "a.wav,x", "b.wav,a dog, barking"], None, "t.csv, line 3: 3 cells for 2 columns: put a cell"),
+        (["path,caption", "", "b.wav,a dog, barking"], None, "t.csv, line 3: 3 cells"),
+        (["path,caption", 'a.wav,"a dog', "b.wav,rain", "c.wav,wind"], None, "t.csv, line 2: unexpected end of data"),
+        (["path,caption", 'a.wav,"a dog', 'b.wav,rain"'], None, "t.csv, line 2: it goes on to line 3, is a quote left"),
+        (["path,caption", 'a.wav,"Stop" says he'], None, "t.csv, line 2: ',' expected after '\"': put a cell with"),
         (["path,caption", "a.wav,x"], "audiocap", "unknown layout 'audiocap'; known: table, audiocaps"),
     ],
 )
 def test_bad_tables_are_named(tmp_path, lines, layout, message):
     with pytest.raises(ValueError, match=message):
         read_clips(write(tmp_path / "t.csv", *lines), layout)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_another_encoding_is_named(tmp_path, suffix):
+    table = write(tmp_path / f"t.{suffix}", "path,caption", "a.wav,Glöckchen", encoding="latin1")
+    with pytest.raises(ValueError, match=rf"t.{suffix}, line 2: byte 0xf6 is not UTF-8: save it as UTF-8"):
+        read_clips(table)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("{bad", "not JSON .Expecting property name"), ("[1]", "expected .* got"), ("{}", "no path")]
+)
+def test_bad_lines_of_json_are_named(tmp_path, line, message):
+    table = write(tmp_path / "t.jsonl", '{"path": "a.wav", "caption": "x"}', "", line)
+    with pytest.raises(ValueError, match=rf"t.jsonl, line 3: {message}"):
+        read_clips(table)
 
 
 def test_what_is_not_a_table(tmp_path):

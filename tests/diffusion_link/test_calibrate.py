@@ -10,7 +10,7 @@ from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.calibrate import COSINES, best_config
 from dlink_adapter.diffusion_link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
-from dlink_adapter.training.fit import FitConfig
+from dlink_adapter.training.config import FitConfig
 
 
 @pytest.fixture(scope="module")

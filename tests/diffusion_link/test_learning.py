@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from dlink_adapter.diffusion_link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.registry import new_bridge
-from dlink_adapter.training.fit import FitConfig
+from dlink_adapter.training.config import FitConfig
 
 DIM, HEARD, CLIPS = 16, 4, 100
 

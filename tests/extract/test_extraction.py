@@ -111,11 +111,11 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path, clips, encoder):
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert extract(clips, encoder, out, workers=0) == report
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    with pytest.raises(FileExistsError, match="holds something else"):
+    with pytest.raises(ValueError, match=r"holds embeddings with other settings .shard_clips 8192 then, 2 now."):
         extract(clips, encoder, out, shard_clips=2, workers=0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
-    with pytest.raises(FileExistsError, match="holds something else"):
+    with pytest.raises(FileExistsError, match=r"other holds thesis.txt, which is not of such a run"):
         extract(clips, encoder, tmp_path / "other", workers=0)
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
@@ -179,6 +179,9 @@ def test_nothing_usable(tmp_path, clips, encoder):
         extract(clips[2:3], encoder, tmp_path / "none", workers=0)
     with pytest.raises(ValueError, match=r"none of the 1 files can be used; the first: .*4.npy"):
         extract(clips[4:5], encoder, tmp_path / "bad", workers=0)
+    for name, number in (("none", 2), ("bad", 4)):  # started again with other settings, when the file is there
+        np.save(clips[number].path, np.load(clips[0].path))
+        assert extract(clips[number : number + 1], encoder, tmp_path / name, shard_clips=2, workers=0)["clips"] == 1
     with pytest.raises(ValueError, match="workers at least 0"):
         extract(clips, encoder, tmp_path / "out", workers=-1)
 

@@ -77,3 +77,10 @@ def test_bad_lines(tmp_path, line, message):
     path.write_text('{"clip": "a", "caption": "x"}\n' + line + "\n")
     with pytest.raises(ValueError, match=message):
         read_predictions(path)
+
+
+def test_another_encoding_is_named(tmp_path):
+    path = tmp_path / "said.jsonl"
+    path.write_text('{"clip": "a.wav", "caption": "Glöckchen"}\n', encoding="latin1")
+    with pytest.raises(ValueError, match=r"said.jsonl, line 1: byte 0xf6 is not UTF-8"):
+        read_predictions(path)

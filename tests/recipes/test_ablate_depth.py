@@ -9,7 +9,7 @@ from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.diffusion_link.schedules import alpha_bars
 from dlink_adapter.recipes import ablate_depth, depth_points
-from dlink_adapter.recipes.captioner_rows import CaptionerSteps
+from dlink_adapter.recipes.captioner_settings import CaptionerSteps
 
 
 @pytest.fixture

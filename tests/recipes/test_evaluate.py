@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dlink_adapter import PairedEmbeddings
+from dlink_adapter.cli import main as dlink
 from dlink_adapter.recipes import evaluate
 
 SAID = ["a dog barks", "rain falls on a roof", "a bell rings twice", "a man speaks", "an engine idles"]
@@ -64,6 +65,26 @@ def test_the_folder_holds_scores_and_clips(tmp_path, table, capsys):
     mean = sum(clip["scores"]["cider_d"] for clip in clips) / 5
     assert mean == pytest.approx(results["scores"]["cider_d"]) and clips[4]["scores"]["cider_d"] == 0
     assert results == run(capsys, predictions, table) != run(capsys, predictions, table, seed=1)
+
+
+def test_a_single_metric(tmp_path, table, capsys):
+    predictions = said(tmp_path / "said.jsonl", SAID)
+    assert list(run(capsys, predictions, table, metrics="cider_d")["scores"]) == ["cider_d"]
+    assert dlink(["evaluate", str(predictions), "--references", str(table), "--json", "--metrics", "cider_d"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["scores"]) == ["cider_d"]
+
+
+def test_a_folder_of_somebody_else_is_refused_and_own_scores_are_replaced(tmp_path, table, capsys):
+    predictions, out = said(tmp_path / "said.jsonl", SAID), tmp_path / "out"
+    out.mkdir()
+    (out / "clips.jsonl").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out holds clips.jsonl, which is not of such a run"):
+        run(capsys, predictions, table, out=out)
+    assert (out / "clips.jsonl").read_text() == "mine"
+    (out / "clips.jsonl").unlink()
+    run(capsys, predictions, table, out=out)
+    results = run(capsys, predictions, table, out=out, seed=1)
+    assert json.loads((out / "scores.json").read_text()) == results
 
 
 def test_against_others_on_the_clips_that_both_have(tmp_path, table, capsys):

@@ -99,3 +99,15 @@ def test_errors_are_explained(media, demo_folder, tmp_path):
     with pytest.raises(ValueError, match="unknown layout"):
         extract_embeddings.main(media / "clips.jsonl", out=tmp_path / "out", layout="flickr")
     assert not (tmp_path / "out").exists()
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds README.md, which is not of such a run"):
+        extract_embeddings.main(media / "clips.jsonl", out=tmp_path, model="nowhere")  # before it is loaded
+
+
+def test_files_that_are_all_the_same_are_warned_of(media, tmp_path):
+    for name in ("a dog", "rain", "a bell"):
+        (tmp_path / "media" / name).mkdir(parents=True)
+        (tmp_path / "media" / name / "1.wav").write_bytes((media / "high.wav").read_bytes())
+    with pytest.warns(UserWarning, match="the audio embeddings have collapsed"):
+        extract_embeddings.main(tmp_path / "media", out=tmp_path / "out", model="small", layout="labels", workers=1)
+    assert (tmp_path / "out" / "header.json").is_file()

@@ -7,8 +7,10 @@ import pytest
 from dlink_adapter import load_bridge
 from dlink_adapter.captioner.config import read_captioner_config
 from dlink_adapter.recipes import study
-from dlink_adapter.recipes.captioner_rows import CaptionerSteps, Row
-from dlink_adapter.recipes.study_parts import CONDITIONS, rows_of
+from dlink_adapter.recipes.captioner_rows import Row
+from dlink_adapter.recipes.captioner_settings import CaptionerSteps
+from dlink_adapter.recipes.study import CONDITIONS
+from dlink_adapter.recipes.study_parts import rows_of
 
 VARIANTS = {"deep": {"cosine": 0.5}}
 ROWS = {
@@ -116,3 +118,10 @@ def test_other_captions_are_another_study(results, arguments, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(["another caption", *lines[1:]]))
     with pytest.raises(ValueError, match=r"with other settings .*text "):
         study.main(**{**arguments, "captions": tmp_path / "text.txt"})
+
+
+def test_a_folder_of_somebody_else_is_refused(arguments, tmp_path):
+    (tmp_path / "study.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds study.json, which is not of such a run"):
+        study.main(**{**arguments, "out": tmp_path})
+    assert (tmp_path / "study.json").read_text() == "mine"

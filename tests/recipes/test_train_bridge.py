@@ -58,7 +58,42 @@ def test_auto_keeps_the_best_and_says_why(folder, tmp_path, capsys):
     kept, shown = load_bridge(tmp_path), capsys.readouterr().out
     assert f"\n{kept.name}: " in shown and shown.endswith(f"{tmp_path}\n")
     assert all(f"\n{name} " in shown for name in CANDIDATES)
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "config.json", "model.safetensors", "stages"}
+
+
+def test_a_finished_folder(folder, tmp_path, capsys):
+    """The same settings say that it is finished; others, other pairs of the same number among them, are refused."""
+    pairs = PairedEmbeddings.open(folder / "pairs")
+    PairedEmbeddings.write(tmp_path / "turned", -pairs.audio, pairs.text, pairs.captions)
+    out = tmp_path / "out"
+    command = ["train-bridge", "--out", str(out), "--fit.steps", "3", "--bridge.blocks", "1"]
+    ours = ["--pairs", str(folder / "pairs")]
+    assert dlink([*command, *ours]) == 0
+    said, made = capsys.readouterr().out, {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    for option, *others in (
+        ("fit", *ours, "--fit.lr", "0.1"),
+        ("bridge", *ours, "--bridge.blocks", "2"),
+        ("method", *ours, "--method", "regression"),
+        ("pairs", "--pairs", str(tmp_path / "turned")),
+        ("val", *ours, "--val", str(folder / "val")),
+    ):
+        assert dlink([*command, *others]) == 1
+        error = capsys.readouterr().err
+        assert f"{out} holds a run with other settings ({option} " in error and "choose another folder" in error
+    assert dlink([*command, *ours]) == 0
+    again = capsys.readouterr()
+    assert again.out == said and "(done before)" in again.err
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == made
+
+
+def test_a_folder_of_somebody_else_is_refused(folder, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    command = ["train-bridge", "--pairs", str(folder / "pairs"), "--method", "ridge", "--out"]
+    assert dlink([*command, str(tmp_path)]) == 1
+    assert "holds README.md, which is not of such a run" in capsys.readouterr().err
+    assert dlink([*command, str(tmp_path / "README.md")]) == 1
+    assert "README.md is a file: choose another name" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_part_goes_on_any_base(folder, tmp_path, capsys):

@@ -11,7 +11,7 @@ from dlink_adapter.integrations.transformers_clap import ClapEncoder  # noqa: E4
 from dlink_adapter.soundscapes import clap_training  # noqa: E402
 from dlink_adapter.soundscapes.clap_training import augment, contrastive_loss, train_small_clap  # noqa: E402
 from dlink_adapter.soundscapes.small_clap import feature_extractor, log_mels  # noqa: E402
-from dlink_adapter.training.trainer import TrainerConfig  # noqa: E402
+from dlink_adapter.training.config import TrainerConfig  # noqa: E402
 
 RATE, SECONDS = 4_000, 1
 PITCHES = {"a low hum": 200, "a middle tone": 600, "a high whistle": 1_500}

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from dlink_adapter.soundscapes.small_llama import train_small_llama
-from dlink_adapter.training.trainer import TrainerConfig
+from dlink_adapter.training.config import TrainerConfig
 
 
 def loss(folder, captions):

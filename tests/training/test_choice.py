@@ -6,7 +6,7 @@ import torch
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.registry import new_bridge
 from dlink_adapter.training.choice import _decide, _scores, choose_bridge
-from dlink_adapter.training.fit import FitConfig
+from dlink_adapter.training.config import FitConfig
 
 FEW = FitConfig(steps=20, holdout=0.25)
 

@@ -23,8 +23,9 @@ from dlink_adapter.data.shard_rows import ShardRows
 from dlink_adapter.diffusion_link.config import BridgeConfig
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.registry import new_bridge
+from dlink_adapter.training.config import FitConfig
 from dlink_adapter.training.descent import Descent
-from dlink_adapter.training.fit import FitConfig, fit
+from dlink_adapter.training.fit import fit
 from dlink_adapter.training.log import LOG
 
 BRIDGE = BridgeConfig(dim=32, time_dim=32, dropout=0.1, samples=4)
@@ -37,7 +38,8 @@ import torch
 from safetensors.torch import load_file
 from dlink_adapter.diffusion_link.link import DiffusionLink
 from dlink_adapter.diffusion_link.config import BridgeConfig
-from dlink_adapter.training.fit import FitConfig, fit
+from dlink_adapter.training.config import FitConfig
+from dlink_adapter.training.fit import fit
 
 torch.set_num_threads(1)
 folder, bridge, config = sys.argv[1:]
@@ -212,7 +214,7 @@ def test_pairs_and_tensors_are_the_same(pairs):
 
 def test_pairs_on_disk_are_the_same_and_are_never_whole(pairs, tmp_path, monkeypatch):
     few, captions = FitConfig(steps=5), [["x"]] * len(pairs[0])
-    for most in ("training.fit.MEASURED_CLIPS", "diffusion_link.calibrate.MAX_CLIPS"):
+    for most in ("training.fit.MEASURED_CLIPS", "diffusion_link.calibrate.MAX_CLIPS", "data.alarms.MOST"):
         monkeypatch.setattr(f"dlink_adapter.{most}", 100)
     expected, _ = run(pairs, few)
     on_disk = PairedEmbeddings.write(tmp_path / "pairs", *pairs, captions, shard_clips=250)
@@ -339,3 +341,13 @@ def test_arrays_are_pairs_too(pairs):
 def test_settings_out_of_range(name, value):
     with pytest.raises(ValueError, match=r"must be (at least 1|in \(0, 1\))"):
         FitConfig(**{name: value})
+
+
+def test_pairs_that_are_not_sound(pairs):
+    audio, text = pairs
+    with pytest.warns(UserWarning, match=r"captions of clips \d+ to \d+ seem to be shifted by \+1"):
+        fit(new_bridge("ridge", audio.shape[1]), (audio, text.roll(1, 0)))
+    with pytest.raises(ValueError, match=r"the audio embeddings have collapsed .*: are all files the same"):
+        fit(new_bridge("ridge", audio.shape[1]), (audio[:1].expand_as(audio), text))
+    with pytest.raises(ValueError, match=r"val has the very rows of pairs: leave it out"):
+        fit(new_bridge("ridge", audio.shape[1]), pairs, val=pairs)
