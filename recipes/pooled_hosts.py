@@ -1,7 +1,7 @@
 """Put a bridge into small copies of CLAP-Cap, ClipCap, ImageBind-LLM, PandaGPT and DRCap, and ask them what they hear.
 
 dlink pooled-hosts
-dlink pooled-hosts --bridge ridge --hosts '[DRCap]'
+dlink pooled-hosts --bridge ridge --hosts DRCap,ClipCap
 
 The worked example for hosts that feed their projector one pooled embedding of a space shared with text: pairs from the
 encoder, fit, attach, better answers. The small CLAP that comes with the package stands in for CLAP, CLIP and ImageBind,
@@ -43,7 +43,7 @@ class Data(NamedTuple):
 
 def main(
     bridge: str = "diffusion_link",
-    hosts: list[str] = list(MODELS),  # noqa: B006 (it is not changed)
+    hosts: list[str] | None = None,
     scenes: int = 400,
     steps: int = 400,
     bridge_steps: int = 1000,
@@ -53,12 +53,13 @@ def main(
 
     Args:
         bridge: name of a bridge, fitted with its default settings.
-        hosts: which of the five.
+        hosts: which of the five; all by default.
         scenes: that are rendered to fit the bridge on, and half as many to ask about; ten times as many give captions.
         steps: that each host is trained for.
         bridge_steps: that the bridge is trained for, where it has a network.
         seed: of the world and of all weights.
     """
+    hosts = hosts or list(MODELS)
     if unknown := sorted(set(hosts) - set(MODELS)):
         raise ValueError(f"unknown host {', '.join(unknown)}; known: {', '.join(MODELS)}")
     world = World(seed, {"pairs": scenes, "text": 10 * scenes, "test": scenes // 2})

@@ -34,13 +34,16 @@ class Candidates:
     embedding: Tensor | None = None
 
     @property
+    def said(self) -> Tensor:
+        """`embedding`. Raises ValueError where there is none."""
+        if self.embedding is None:
+            raise ValueError("the captioner names no encoder to embed captions with: choose by mbr or likelihood")
+        return self.embedding
+
+    @property
     def match(self) -> Tensor:
         """(n, k) cosines of what is said and what is heard. Raises ValueError without embeddings of the captions."""
-        if self.embedding is None:
-            raise ValueError(
-                "the captioner names no encoder to compare captions with audio: choose by mbr or likelihood"
-            )
-        return torch.einsum("nd,nkd->nk", self.heard, self.embedding)
+        return torch.einsum("nd,nkd->nk", self.heard, self.said)
 
 
 def make_candidates(
