@@ -7,8 +7,9 @@ The predictions are a file that `dlink caption --out` writes, a line {"clip": ..
 "clip" is the id of the clip or the path of its file. The references are a table that `dlink extract-embeddings` takes
 (AudioCaps, Clotho, or path and caption), or a folder of paired embeddings. Every score has a 95 % bootstrap interval
 over the clips. --against adds the difference from other predictions, its interval, and p by approximate randomisation.
-A metric that cannot run is null, and `not_run` gives the reason. The output folder holds scores.json and clips.jsonl,
-the scores of each clip.
+A metric that cannot run is null, and `not_run` gives the reason. Candidates of the predictions are scored too, the best
+of each clip, and with `--model` their confidences are judged. The output folder holds scores.json and clips.jsonl, the
+scores of each clip, and the reliability curve of confidences.
 """
 
 from pathlib import Path
@@ -19,7 +20,9 @@ from dlink_adapter.data.clip_tables import Clip, read_clips
 from dlink_adapter.files import check_own, to_jsonl, write_atomically
 from dlink_adapter.measure.caption_metrics import CaptionScores, score
 from dlink_adapter.measure.predictions import Matched, match, read_predictions
+from dlink_adapter.measure.reliability import plot_reliability
 from dlink_adapter.measure.significance import LEVEL, RESAMPLES, compare, interval
+from dlink_adapter.recipes.evaluate_candidates import best_of, confidence
 from dlink_adapter.recipes.evaluate_report import as_json, table
 
 
@@ -29,6 +32,8 @@ def main(
     references: Path,
     out: Path | None = None,
     against: Path | None = None,
+    encoder: str = "clap",
+    model: str | None = None,
     json: bool = False,
     layout: str | None = None,
     metrics: list[str] | None = None,
@@ -43,6 +48,8 @@ def main(
         references: table of captions, or folder of paired embeddings.
         out: folder for scores.json and clips.jsonl; those of an earlier evaluation are replaced.
         against: other predictions to compare with, on the clips that both have.
+        encoder: kind of the encoder whose text tower says which captions are right, to judge confidences by.
+        model: its hub id, folder or shipped name; confidences are not judged without it.
         json: print JSON and nothing else.
         layout: of the references: table, audiocaps, clotho, folder or labels; by default found from the columns.
         metrics: some of the metrics; all of them by default.
@@ -64,6 +71,12 @@ def main(
         "captions_a_clip": sum(map(len, groups)) / len(groups),
         "settings": {"level": LEVEL, **draws},
     }
+    if all(said.candidates for said in ours.predictions):
+        results["best_of"] = best_of(ours, tokenizer)
+    if model is not None:
+        results["confidence"] = (found := confidence(ours, encoder, model))._asdict()
+        if out is not None:
+            plot_reliability(out / "reliability.png", found)
     lines = _lines(ours, scores)
     if theirs is not None:
         others = score(theirs.captions, groups, metrics, tokenizer=tokenizer)

@@ -28,8 +28,20 @@ def table(results: dict[str, Any]) -> str:
             line += f"{against['scores'][name]:>8.4f}{found['difference']:>+12.4f}  "
             line += f"{_ends(found['interval'], '+'):<20}{found['p']:>7.4f}"
         lines.append(line)
+    lines += _of_candidates(results)
     lines += ["", f"Scores are raw: papers print them times 100. {settings['resamples']} resamples of the clips."]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _of_candidates(results: dict[str, Any]) -> list[str]:
+    lines = []
+    if best := results.get("best_of"):
+        scored = (f"{METRIC_NAMES[name]} {best[name]:.4f}" for name in METRIC_NAMES if best.get(name) is not None)
+        lines += ["", f"best of {best['k']} candidates: {', '.join(scored)}"]
+    if sure := results.get("confidence"):
+        auroc = "-" if sure["auroc"] is None else f"{sure['auroc']:.3f}"
+        lines += ["", f"confidence: AUROC {auroc}, calibration error {sure['calibration_error']:.3f}"]
+    return lines
 
 
 def _facts(results: dict[str, Any]) -> list[str]:

@@ -112,7 +112,7 @@ def test_python_blocks_run(tmp_path, llama, captions, monkeypatch):
             )
     assert values["text_like"].shape == audio.shape and isinstance(values["model"].projector, nn.Linear)
     saved = {path.parent.name for path in tmp_path.glob("*/*.safetensors")}
-    assert saved == {"link", "llava-bridged", "link-tuned", "captioner", "captioner-merged"}
+    assert saved == {"link", "llava-bridged", "llava-tokens", "captioner", "captioner-merged"}
 
 
 def test_relative_links_lead_somewhere():

@@ -1,9 +1,9 @@
 """Predicted captions, read from a file and matched to the clips of a data set.
 
 The file is JSONL, as `dlink caption --out` writes it: a line is `{"clip": ..., "caption": ...}`, where `clip` (or
-`file`) is the id of a clip or a path. A path matches a clip if it ends in the clip's id or alias, or they end in it,
-part by part and without suffixes; the longest match counts. `audio/rain/1.wav` matches `rain/1`, and so does `1.flac`
-unless the id of another clip ends in `1` too.
+`file`) is the id of a clip or a path; `candidates` and a `confidence` may be there too. A path matches a clip if it
+ends in the clip's id or alias, or they end in it, part by part and without suffixes; the longest match counts.
+`audio/rain/1.wav` matches `rain/1`, and so does `1.flac` unless the id of another clip ends in `1` too.
 """
 
 import json
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from dlink_adapter.data.clip_tables import AUDIO, OTHER, Clip
 from dlink_adapter.files import read_text
@@ -18,42 +19,59 @@ from dlink_adapter.files import read_text
 KEYS = ("clip", "file")
 
 
+class Prediction(NamedTuple):
+    """What was said of a clip: the caption, the candidates that it was chosen from, and how sure it is, if known."""
+
+    caption: str
+    candidates: Sequence[str] = ()
+    confidence: float | None = None
+
+
 @dataclass(frozen=True)
 class Matched:
-    """Clips with their predicted captions, and the names of the clips and predictions that have no match."""
+    """Clips with their predictions, and the names of the clips and predictions that have no match."""
 
     clips: list[Clip]
-    captions: list[str]
+    predictions: list[Prediction]
     without_prediction: list[str]
     without_references: list[str]
 
+    @property
+    def captions(self) -> list[str]:
+        """A caption for each clip."""
+        return [prediction.caption for prediction in self.predictions]
+
     def only(self, ids: Collection[str]) -> "Matched":
         """The same without the matched clips whose ids are not among `ids`."""
-        kept = [pair for pair in zip(self.clips, self.captions, strict=True) if pair[0].id in ids]
-        return replace(self, clips=[clip for clip, _ in kept], captions=[caption for _, caption in kept])
+        kept = [pair for pair in zip(self.clips, self.predictions, strict=True) if pair[0].id in ids]
+        return replace(self, clips=[clip for clip, _ in kept], predictions=[said for _, said in kept])
 
 
-def read_predictions(path: Path) -> dict[str, str]:
-    """Captions by name. Raises ValueError on a name that occurs twice, and on a line of another form."""
-    captions: dict[str, str] = {}
+def read_predictions(path: Path) -> dict[str, Prediction]:
+    """Predictions by name. Raises ValueError on a name that occurs twice, and on a line of another form."""
+    predictions: dict[str, Prediction] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             (name,) = (row[key] for key in KEYS if key in row)
-            caption = row["caption"]
+            said = Prediction(row["caption"], row.get("candidates", ()), row.get("confidence"))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f'{path}, line {number}: expected {{"clip": ..., "caption": ...}}, got {line}') from error
-        if not isinstance(name, str) or not isinstance(caption, str):
+        if not all(isinstance(text, str) for text in (name, said.caption, *said.candidates)):
             raise ValueError(f"{path}, line {number}: the clip and the caption must be strings, got {line}")
-        if name in captions:
+        if not isinstance(said.candidates, list | tuple) or not isinstance(said.confidence, float | int | None):
+            raise ValueError(
+                f"{path}, line {number}: expected a list of candidates and a number as confidence, got {line}"
+            )
+        if name in predictions:
             raise ValueError(f"{path}, line {number}: a second caption of {name!r}")
-        captions[name] = caption
-    return captions
+        predictions[name] = said
+    return predictions
 
 
-def match(clips: Sequence[Clip], predictions: dict[str, str]) -> Matched:
+def match(clips: Sequence[Clip], predictions: dict[str, Prediction]) -> Matched:
     """Match predictions to clips, in the order of the clips.
 
     Raises ValueError where no prediction matches a clip, one matches several, or a clip has two predictions.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dlink_adapter.data.clip_tables import Clip, read_clips
-from dlink_adapter.measure.predictions import match, read_predictions
+from dlink_adapter.measure.predictions import Prediction, match, read_predictions
 
 
 def clips(*ids: str) -> list[Clip]:
@@ -14,7 +14,7 @@ def clips(*ids: str) -> list[Clip]:
 
 
 def found(ids: tuple[str, ...], *names: str) -> list[tuple[str, str]]:
-    matched = match(clips(*ids), {name: name for name in names})
+    matched = match(clips(*ids), {name: Prediction(name) for name in names})
     return [(clip.id, said) for clip, said in zip(matched.clips, matched.captions, strict=True)]
 
 
@@ -38,11 +38,11 @@ def test_audiocaps_files_by_every_name_that_they_go_by(tmp_path):
     table = tmp_path / "test.csv"
     table.write_text("audiocap_id,youtube_id,start_time,caption\n" + "".join(f"1,{c * 3},30,x\n" for c in "abcd"))
     names = ["aaa.wav", "audio/Ybbb.flac", "ccc_30.wav", "Yddd_30.mp3"]
-    assert match(read_clips(table), dict.fromkeys(names, "y")).without_references == []
+    assert match(read_clips(table), dict.fromkeys(names, Prediction("y"))).without_references == []
 
 
 def test_what_is_left_over_is_named():
-    matched = match(clips("a.wav", "b.wav"), {"a.wav": "x", "c.wav": "y"})
+    matched = match(clips("a.wav", "b.wav"), {"a.wav": Prediction("x"), "c.wav": Prediction("y")})
     assert (matched.without_prediction, matched.without_references) == (["b.wav"], ["c.wav"])
 
 
@@ -58,7 +58,9 @@ def test_what_cannot_be_told():
 def test_files_of_predictions(tmp_path):
     path = tmp_path / "said.jsonl"
     path.write_text('{"clip": "a.wav", "caption": "Glöckchen"}\n\n{"file": "b.wav", "caption": ""}\n', encoding="utf-8")
-    assert read_predictions(path) == {"a.wav": "Glöckchen", "b.wav": ""}
+    assert read_predictions(path) == {"a.wav": Prediction("Glöckchen"), "b.wav": Prediction("")}
+    path.write_text('{"clip": "a.wav", "caption": "x", "candidates": ["x", "y"], "confidence": 0.5}')
+    assert read_predictions(path) == {"a.wav": Prediction("x", ["x", "y"], 0.5)}
 
 
 @pytest.mark.parametrize(

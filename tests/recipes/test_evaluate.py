@@ -125,9 +125,45 @@ def test_as_a_command_without_java(tmp_path, table):
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(tmp_path)})
     results = json.loads(done.stdout)
     assert done.returncode == 0 and results["tokenizer"] == "plain" and results["scores"]["cider_d"] > 0
-    assert set(results["not_run"]) == {"meteor", "spice", "spider", "fense"} and "Java" in results["not_run"]["meteor"]
+    assert (
+        set(results["not_run"]) == {"meteor", "spice", "spider", "fense", "fer", "spider_fl"}
+        and "Java" in results["not_run"]["meteor"]
+    )
 
 
 def test_imports_on_windows_which_has_no_fcntl():
     code = "import sys; sys.modules['fcntl'] = None; import dlink_adapter.recipes.evaluate"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_candidates_and_confidences(tmp_path, capsys):
+    table = tmp_path / "references.csv"
+    rows = [
+        f"{clip}.wav,{words}\n" for clip, said in enumerate(SAID) for words in (said, said.replace("a ", "the ", 1))
+    ]
+    table.write_text("path,caption\n" + "".join(rows))
+    lines = [
+        {"clip": f"{clip}.wav", "caption": caption, "candidates": ["no", caption, "more"], "confidence": confidence}
+        for clip, (caption, confidence) in enumerate(
+            zip([*SAID[:3], *SAID[:2]], (0.9, 0.8, 0.7, 0.2, 0.1), strict=True)
+        )
+    ]
+    lines[0]["candidates"] = ["no", SAID[0]]
+    path = tmp_path / "said.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = run(capsys, path, table, model="small", out=tmp_path / "out")
+    assert found["best_of"]["k"] == 2 and found["best_of"]["spider"] is None
+    assert found["best_of"]["cider_d"] == pytest.approx(found["scores"]["cider_d"])
+    assert found["confidence"]["auroc"] == 1 and (tmp_path / "out/reliability.png").is_file()
+    evaluate.main(path, references=table, model="small", **QUICK)
+    assert "best of 2 candidates: CIDEr-D" in (text := capsys.readouterr().out) and "AUROC 1.000" in text
+    with pytest.raises(ValueError, match="5 predictions have no confidence"):
+        evaluate.main(said(path, SAID), references=table, model="small", **QUICK)
+
+
+@pytest.mark.parametrize("wrong", [{"candidates": "rain"}, {"candidates": [1]}, {"confidence": "high"}])
+def test_what_is_no_candidate_or_confidence(tmp_path, table, wrong):
+    path = tmp_path / "said.jsonl"
+    path.write_text(json.dumps({"clip": "0.wav", "caption": "rain", **wrong}))
+    with pytest.raises(ValueError, match=r"said\.jsonl, line 1"):
+        evaluate.main(path, references=table, **QUICK)
