@@ -75,13 +75,20 @@ def make_candidates(
     """
     if source not in SOURCES or count < 1:
         raise ValueError(f"{count} candidates from {source!r}: expected at least one, from {', '.join(SOURCES)}")
-    captions = [caption for rows, draws in _batches(embedding, count, seed, batch_size)
+    captions = [caption for rows, draws in _batches(captioner, embedding, count, seed, batch_size)
                 for caption in SOURCES[source](captioner, rows, count, draws, **options)]  # fmt: skip
     heard = captioner.bridge.map_rows(embedding)
     likely = captioner.log_likelihood(heard.repeat_interleave(count, 0), captions, batch_size=batch_size)
-    said = None if encode_text is None else encode_text(captions).unflatten(0, (-1, count))
+    said = None if encode_text is None else _embedded(captions, encode_text, heard.shape[1]).unflatten(0, (-1, count))
     grouped = [captions[start : start + count] for start in range(0, len(captions), count)]
     return Candidates(grouped, heard, likely.unflatten(0, (-1, count)), said)
+
+
+def _embedded(captions: list[str], encode_text: EncodeText, dim: int) -> Tensor:
+    """Embeddings of captions, zero of those without a word, which encoders refuse."""
+    embeddings, worded = torch.zeros(len(captions), dim), [row for row, caption in enumerate(captions) if caption]
+    embeddings[worded] = encode_text([captions[row] for row in worded]).float()
+    return embeddings
 
 
 def marginal_captions(
@@ -89,7 +96,7 @@ def marginal_captions(
 ) -> list[str]:
     """One caption for each embedding (n, dim), by next-token probabilities averaged over draws of the bridge."""
     captions = []
-    for rows, generators in _batches(embedding, draws, seed, batch_size):
+    for rows, generators in _batches(captioner, embedding, draws, seed, batch_size):
         again = rows.repeat_interleave(draws, 0)
         merge = [Marginal(draws)]
         captions += captioner.generate(
@@ -98,12 +105,15 @@ def marginal_captions(
     return captions
 
 
-def _batches(embedding: Tensor, count: int, seed: int, size: int) -> Iterator[tuple[Tensor, list[Generator]]]:
+def _batches(
+    captioner: PrefixModel, embedding: Tensor, count: int, seed: int, size: int
+) -> Iterator[tuple[Tensor, list[Generator]]]:
     """Some rows at a time, and `count` generators for each."""
+    device = next(captioner.projector.parameters()).device
     for rows in torch.arange(len(embedding)).split(max(1, size // count)):
         places = range(int(rows[0]) * count, (int(rows[-1]) + 1) * count)
         seeds = [int(np.random.SeedSequence((seed, place)).generate_state(1)[0]) for place in places]
-        yield embedding[rows], [Generator(embedding.device).manual_seed(of_row) for of_row in seeds]
+        yield embedding[rows], [Generator(device).manual_seed(of_row) for of_row in seeds]
 
 
 def _beams(captioner: PrefixModel, rows: Tensor, count: int, generators: list[Generator], **options: Any) -> list[str]:
@@ -127,7 +137,7 @@ def _one_each(
     if drawn:
         options |= {"generator": generators, "samples": 1}
     if sampled:
-        options |= {"logits_processor": [RowSampling(generators)]}
+        options["logits_processor"] = [*options.get("logits_processor", []), RowSampling(generators)]
     return captioner.generate(again, batch_size=len(again), **options)
 
 

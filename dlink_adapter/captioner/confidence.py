@@ -38,8 +38,8 @@ class Confidence(nn.Module):
 
     def forward(self, audio: Tensor, candidates: Candidates) -> Tensor:
         """Embeddings (n, dim) of audio, and k candidates for each -> (n, k)."""
-        known = self.known(normalize(audio.float(), dim=-1)).sigmoid()
-        return self.right(_features(candidates)).squeeze(-1).sigmoid() * known
+        known = self.known(normalize(audio.float(), dim=-1).to(self.known.weight)).sigmoid()
+        return self.right(_features(candidates).to(self.right.weight)).squeeze(-1).sigmoid() * known
 
     def fit(self, pairs: PairedEmbeddings, candidates: Candidates, known: Tensor, strange: Tensor) -> float:
         """Calibrate on validation pairs, some of whose clips have several references.

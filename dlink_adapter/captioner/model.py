@@ -17,7 +17,7 @@ from dlink_adapter.bridge.weights import load_weights
 from dlink_adapter.captioner.candidates import Candidates, Source, make_candidates
 from dlink_adapter.captioner.card import captioner_card
 from dlink_adapter.captioner.choice import Choice, choose_best
-from dlink_adapter.captioner.confidence import Confidence
+from dlink_adapter.captioner.confidence import CONFIDENCE_FILE, Confidence
 from dlink_adapter.captioner.config import BRIDGE_FOLDER, PATHS, write_captioner_config
 from dlink_adapter.captioner.prefix_model import PrefixModel
 from dlink_adapter.data.embeddings import PairedEmbeddings
@@ -171,7 +171,9 @@ class Captioner(PrefixModel, Shareable):
             write_atomically(folder / CONDITION_FILE, save({name: tensor.cpu() for name, tensor in state.items()}))
         else:  # what another condition left there
             (folder / CONDITION_FILE).unlink(missing_ok=True)
-        if self.confidence is not None:
+        if self.confidence is None:
+            (folder / CONFIDENCE_FILE).unlink(missing_ok=True)
+        else:
             self.confidence.save_pretrained(folder)
         if self.settings.tuning != "frozen":
             self.llm.save_pretrained(folder / ADAPTER_FOLDER)

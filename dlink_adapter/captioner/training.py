@@ -87,7 +87,7 @@ def train_captioner(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> float:
-    """Train projector and LoRA in place; returns the mean loss.
+    """Train projector and LoRA in place; returns the mean loss. A calibrated confidence is dropped.
 
     Under `accelerate launch` or torchrun the processes share each batch, and the losses are those of one process, but
     for dropout.
@@ -103,6 +103,7 @@ def train_captioner(
     """
     rows = captions if isinstance(captions, CaptionRows) else CaptionRows(captions, text=text, audio=audio)
     collate = _Collator(captioner)
+    captioner.confidence = None  # what was calibrated was that of another captioner
     return run_trainer(captioner, rows, collate, config or TrainerConfig(), val=val, out=out, progress=progress)
 
 

@@ -96,3 +96,17 @@ def test_without_a_text_tower_captions_agree_by_their_words():
     assert agreement(candidates).shape == (1, 4)
     with pytest.raises(ValueError, match="choose by mbr"):
         choose_best(candidates, "encoder")
+
+
+def test_a_caption_without_a_word_is_the_last_to_be_chosen(captioner, x):
+    def said(captions):
+        assert all(captions)
+        return encode_text(captions)
+
+    class Silent(type(captioner)):
+        def generate(self, rows, **options):
+            return [["", "a dog"]] * len(rows)
+
+    captioner.__class__ = Silent
+    made = make_candidates(captioner, x, 2, encode_text=said)
+    assert not made.embedding[:, 0].any() and made.match[:, 0].tolist() == [0] * 5
