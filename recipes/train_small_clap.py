@@ -6,7 +6,7 @@ dlink train-small-clap --out smaller --scenes 12000 --epochs 10 --training.seed 
 Renders scenes and keeps their log-mels, trains a `ClapModel` on them, and scores it on scenes whose combinations of
 events it never heard. `OUT/clap` is the model with its card, scores.json and training_log.jsonl; any command takes it,
 as in `dlink extract-embeddings --model OUT/clap`. A run that was stopped goes on from its last checkpoint. Two cores of
-a CPU that computes in bfloat16 need about half an hour; elsewhere give `--training.bf16 false`.
+a CPU that computes in bfloat16 need about an hour; elsewhere give `--training.bf16 false`.
 """
 
 import json
@@ -55,7 +55,7 @@ class ClapTrainerConfig(TrainerConfig):
 def main(
     *,
     out: Path,
-    scenes: int = 60_000,
+    scenes: int = 120_000,
     test_scenes: int = 1_000,
     epochs: int = 10,
     width: int = 64,
