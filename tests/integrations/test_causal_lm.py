@@ -98,7 +98,9 @@ def test_kinds_of_lora_learn_and_come_back(llama, link, captions, tmp_path, kind
 def test_a_lora_of_ones_own(llama, link, x, tmp_path):
     own = LoraConfig(r=3, lora_alpha=5, target_modules=["up_proj", "k_proj"], use_rslora=True, layers_to_transform=[0])
     captioner = new_captioner(link, CaptionerConfig(str(llama), hidden=32, max_caption_tokens=8), lora=own)
-    names = {name.split(".lora_A")[0].split("layers.")[1] for name, _ in captioner.named_parameters() if "lora_A" in name}
+    names = {
+        name.split(".lora_A")[0].split("layers.")[1] for name, _ in captioner.named_parameters() if "lora_A" in name
+    }
     assert names == {"0.mlp.up_proj", "0.self_attn.k_proj"}
     captioner.save_pretrained(tmp_path)
     settings = load_captioner(tmp_path).settings
