@@ -8,6 +8,7 @@ from .data.embeddings import PairedEmbeddings as PairedEmbeddings
 from .diffusion_link.config import BridgeConfig as BridgeConfig
 from .diffusion_link.link import DiffusionLink as DiffusionLink
 from .extract.encoders import load_encoder as load_encoder
+from .extract.encoders import register_encoder as register_encoder
 from .registry import BRIDGES as BRIDGES
 from .registry import load_bridge as load_bridge
 from .registry import new_bridge as new_bridge

@@ -34,14 +34,27 @@ AS_SAVED = "as saved"
 HUB = ("token", "cache_dir", "local_files_only", "force_download")
 
 
-def new_captioner(bridge: Bridge, config: CaptionerConfig, **options: Any) -> Captioner:
+def new_captioner(
+    bridge: Bridge, config: CaptionerConfig, *, lora: LoraConfig | None = None, **options: Any
+) -> Captioner:
     """An untrained captioner on the base model that the config names.
 
-    `options` go to the model's `from_pretrained`: dtype, device_map, revision, trust_remote_code, ...
+    Args:
+        bridge: any of `BRIDGES`.
+        config: the settings.
+        lora: peft's config of the LoRA, in place of what `config` says of it.
+        options: of the model's `from_pretrained`: dtype, device_map, revision, trust_remote_code, ...
+
+    Raises:
+        ValueError: as `lora_config`; `lora` where `config.tuning` is another.
     """
+    if lora is not None and config.tuning != "lora":
+        raise ValueError(f"lora is given, and tuning is {config.tuning!r}: set tuning to 'lora', or leave lora out")
     llm, tokenizer = load_base_model(config, **options)
     if config.tuning == "lora":
-        llm = get_peft_model(llm, lora_config(config, llm.config.model_type))
+        llm = get_peft_model(llm, lora or lora_config(config, llm.config.model_type))
+        if lora is not None:
+            config = replace(config, **_settings_of(llm.active_peft_config))
     elif config.tuning == "frozen":
         llm.requires_grad_(False)
     return Captioner(bridge, llm, tokenizer, config)
@@ -165,10 +178,20 @@ def lora_config(config: CaptionerConfig, model_type: str) -> LoraConfig:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
         target_modules=targets,
         fan_in_fan_out=model_type == "gpt2",  # its layers are Conv1D
         task_type="CAUSAL_LM",
     )
+
+
+def _settings_of(lora: LoraConfig) -> dict[str, Any]:
+    """What a captioner's settings say of a LoRA, once it is on the model."""
+    targets = lora.target_modules
+    named = targets if isinstance(targets, str) else ",".join(sorted(targets))
+    same = {name: getattr(lora, name) for name in ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")}
+    return {"lora_r": lora.r, "target_modules": named, **same}
 
 
 def quantization(kind: str) -> BitsAndBytesConfig:

@@ -4,25 +4,20 @@ Any `CLIPModel` (Radford et al., ICML 2021) or `SiglipModel` (Zhai et al., ICCV 
 checkpoints of SigLIP 2) on the hub or in a local folder.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
-from tqdm.auto import tqdm
 
-from dlink_adapter.extract.encoders import Loaded, UnreadableError, check_sequence, fingerprint, pooled
+from dlink_adapter.extract.encoders import fingerprint, pooled
 from dlink_adapter.integrations.two_towers import TwoTowers, settings_of
 
 try:
-    from PIL import Image, ImageOps
+    from PIL import Image
     from transformers import AutoImageProcessor, CLIPModel, SiglipModel
+
+    from dlink_adapter.integrations.images import ImageLoader, ImageTower
 except ImportError as error:
     raise ImportError('CLIP needs transformers and pillow: pip install "dlink-adapter[clip]"') from error
 
@@ -34,28 +29,14 @@ IMAGE_SETTINGS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ImageLoader:
-    """Image files to the pixels that the model takes as input."""
+class ProcessorLoader(ImageLoader):
+    """Image files to pixels by a processor of transformers."""
 
-    processor: Any
-
-    def __call__(self, path: str | Path) -> Loaded:
-        try:
-            with Image.open(path) as image:
-                return Loaded(self.features(image))
-        except FileNotFoundError as error:
-            raise UnreadableError(f"{path}: no such file") from error
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UnreadableError(f"{path}: not readable as an image: {error}") from error
-
-    def features(self, image: Image.Image) -> NDArray[np.float32]:
-        """An image of any mode and size, rotated by its EXIF tag -> `(channels, height, width)`."""
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        return np.asarray(self.processor(upright, return_tensors="np")["pixel_values"][0], dtype=np.float32)
+    def pixels(self, image: Image.Image) -> NDArray[np.float32]:
+        return np.asarray(self.processor(image, return_tensors="np")["pixel_values"][0], dtype=np.float32)
 
 
-class ClipEncoder(TwoTowers):
+class ClipEncoder(ImageTower, TwoTowers):
     """A frozen CLIP or SigLIP, e.g. `openai/clip-vit-base-patch32`: images and captions to unit-norm `(n, dim)`.
 
     Attributes:
@@ -91,7 +72,7 @@ class ClipEncoder(TwoTowers):
         )
         if not is_clip:  # SigLIP was trained on captions padded to full length, without a mask
             self.padding, self.text_inputs = "max_length", ("input_ids",)
-        self.load = ImageLoader(processor)
+        self.load = ProcessorLoader(processor)
         settings = settings_of((model.config.vision_config, VISION_SETTINGS), (text, TEXT_SETTINGS))
         settings.append({name: processor.to_dict().get(name) for name in IMAGE_SETTINGS})
         self.fingerprint = fingerprint(model, settings, tokenizer.get_vocab())
@@ -101,38 +82,5 @@ class ClipEncoder(TwoTowers):
         names = ("id", "revision", "fingerprint")
         return {name: getattr(self, name) for name in names} | {"pixels": self.model.config.vision_config.image_size}
 
-    @torch.no_grad()
-    def encode_image(self, images: Iterable[Any], *, progress: bool = False) -> Tensor:
-        """Images to unit-norm embeddings `(n, dim)`.
-
-        Args:
-            images: files, PIL images, arrays `(height, width, 3)` of uint8, or what `self.load` made of files. They are
-                read one by one, as the batches need them.
-            progress: shows a bar when on a terminal.
-
-        Raises:
-            UnreadableError: a file or an image that cannot be used, by its name or its place.
-        """
-        check_sequence(images)
-        pixels = self._pixels(tqdm(images, desc="images", unit="image", disable=None if progress else True))
-        rows = []
-        while batch := list(islice(pixels, self.batch_size)):
-            inputs = torch.from_numpy(np.stack(batch)).to(self.model.device)
-            rows.append(pooled(self.model.get_image_features(pixel_values=inputs), self.dim))
-        return normalize(torch.cat(rows), dim=-1) if rows else torch.zeros(0, self.dim)
-
-    def _pixels(self, images: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
-        for index, image in enumerate(images):
-            if isinstance(image, Loaded):
-                yield image.features
-            elif isinstance(image, Image.Image):
-                yield self.load.features(image)
-            elif isinstance(image, (str, Path)):
-                yield self.load(image).features
-            else:
-                array = np.asarray(image)
-                if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
-                    raise UnreadableError(
-                        f"image {index}: expected uint8 (height, width, 3), got {array.shape} {array.dtype}"
-                    )
-                yield self.load.features(Image.fromarray(array))
+    def _embed_pixels(self, pixels: Tensor) -> Tensor:
+        return pooled(self.model.get_image_features(pixel_values=pixels.to(self.model.device)), self.dim)

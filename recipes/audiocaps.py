@@ -1,8 +1,8 @@
 """Both captioning set-ups on AudioCaps: extract, bridge, gap, zero-shot, supervised, evaluate, report.
 
 dlink audiocaps --data audiocaps --out runs/audiocaps
-dlink audiocaps --data audiocaps --out runs/smollm2 --zero_shot audiocaps_zero_shot_smollm2.yaml \
-    --supervised audiocaps_supervised_smollm2.yaml
+dlink audiocaps --data audiocaps --out runs/llama2 --zero_shot audiocaps_zero_shot.yaml \
+    --supervised audiocaps_supervised.yaml
 accelerate launch --num_processes 8 -m dlink_adapter audiocaps --data audiocaps --out runs/audiocaps
 
 The data folder holds AudioCaps' tables, train.csv, val.csv and test.csv (or audiocaps_train.csv, ...), and the audio in
@@ -39,8 +39,8 @@ def main(
     llm: str | None = None,
     extract: str = "audiocaps_extract.yaml",
     bridge: str = "audiocaps_bridge.yaml",
-    zero_shot: str = "audiocaps_zero_shot.yaml",
-    supervised: str = "audiocaps_supervised.yaml",
+    zero_shot: str = "audiocaps_zero_shot_smollm2.yaml",
+    supervised: str = "audiocaps_supervised_smollm2.yaml",
 ) -> None:
     """Run both set-ups with each method between CLAP and the projector.
 
@@ -52,8 +52,9 @@ def main(
         llm: hub id or folder of the language model, instead of the configs'.
         extract: config of extract-embeddings.
         bridge: config of train-bridge.
-        zero_shot: config of train-captioner on text.
-        supervised: config of train-captioner on audio.
+        zero_shot: config of train-captioner on text; audiocaps_zero_shot.yaml has the paper's LLaMA-2-7B, whose
+            licence has to be accepted on the hub.
+        supervised: config of train-captioner on audio; audiocaps_supervised.yaml has LLaMA-2-7B.
     """
     if unknown := sorted(set(methods) - set(BRIDGES)):
         raise ValueError(f"unknown method {', '.join(unknown)}; known: {', '.join(BRIDGES)}")

@@ -11,7 +11,7 @@ a CPU that computes in bfloat16 need about an hour; elsewhere give `--training.b
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +39,8 @@ GAP = ("rmg", "centroid_distance", "paired_cosine", "unpaired_cosine")
 class ClapTrainerConfig(TrainerConfig):
     """Settings of the training; 0 steps are `epochs` passes over the scenes."""
 
-    steps: int = 0
+    steps: int | None = 0
+    epochs: None = field(default=None, init=False)  # the recipe has its own
     batch_size: int = 256
     lr: float = 1.5e-3
     warmup: float = 0.1

@@ -33,7 +33,7 @@ def captioner_card(config: CaptionerConfig, bridge: Bridge, training_rows: int) 
         bridge: its metadata have `license` and `datasets` for the header, if any.
         training_rows: embeddings of the training pairs that bridge and text condition hold.
     """
-    of_images = config.encoder == "clip"
+    of_images = config.encoder in ("clip", "open_clip")
     header = ModelCardData(
         library_name="dlink-adapter",
         pipeline_tag="image-to-text" if of_images else "audio-text-to-text",

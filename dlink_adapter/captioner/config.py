@@ -36,6 +36,8 @@ class CaptionerConfig:
         tuning: "frozen", "lora" or "full".
         quantize: "nf4", "fp4", "int8" or None, by bitsandbytes.
         lora_r, lora_alpha, lora_dropout: of the LoRA adapter.
+        use_rslora: scale LoRA by lora_alpha / sqrt(lora_r) in place of lora_alpha / lora_r (rsLoRA).
+        use_dora: let LoRA turn the weights, and train their lengths besides (DoRA).
         target_modules: layers with LoRA, commas between their names, or "all-linear"; None for those that peft has for
             the model's family (query and value projections of a LLaMA).
         max_caption_tokens: longer captions are cut in training, and generation stops there.
@@ -56,6 +58,8 @@ class CaptionerConfig:
     lora_r: int = 8
     lora_alpha: int = 32
     lora_dropout: float = 0.05
+    use_rslora: bool = False
+    use_dora: bool = False
     target_modules: str | None = None
     max_caption_tokens: int = 64
     encoder: str = ""

@@ -89,6 +89,19 @@ class PrefixModel(nn.Module):
             self.llm.state_dict()
         return self
 
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **options: Any) -> None:
+        """Let the language model compute its activations again in the backward pass; Trainer calls this."""
+        kwargs = gradient_checkpointing_kwargs or {"use_reentrant": False}  # a reentrant one fails under DDP
+        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs, **options)
+
+    def print_trainable_parameters(self) -> None:
+        """Print, as peft does, how many parameters are trained and how many there are; a 4-bit weight counts as one."""
+        from peft import PeftModel
+
+        trained, all_of_them = PeftModel.get_nb_trainable_parameters(self)
+        share = 100 * trained / all_of_them
+        print(f"trainable params: {trained:,} || all params: {all_of_them:,} || trainable%: {share:.4f}")
+
     def prefix(self, embedding: Tensor, is_text: Tensor, generator: Draws = None, samples: int | None = None) -> Tensor:
         """Embeddings (n, dim), of captions where is_text (n,) and else of audio -> prefix tokens (n, k, width).
 

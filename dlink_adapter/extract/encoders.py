@@ -82,8 +82,29 @@ ENCODERS: dict[str, str] = {
     "clip": "dlink_adapter.integrations.transformers_clip:ClipEncoder",
     "laion_clap": "dlink_adapter.integrations.laion_clap:LaionClapEncoder",
     "laion_checkpoint": "dlink_adapter.integrations.laion_clap:CheckpointEncoder",
+    "open_clip": "dlink_adapter.integrations.open_clip:OpenClipEncoder",
     "precomputed": "dlink_adapter.integrations.precomputed:PrecomputedEncoder",
 }
+
+
+def register_encoder(name: str, place: str) -> None:
+    """Let an encoder of yours be loaded by name, wherever one is: by `load_encoder`, `Captioner` and the commands.
+
+        register_encoder("imagebind", "my_package.imagebind:ImageBindEncoder")
+
+    Args:
+        name: for `load_encoder`, and for `encoder` in a captioner's settings.
+        place: "module:Class" of an `AudioEncoder` or `ImageEncoder` with `from_pretrained(path, *, revision, device,
+            batch_size)`; the module is imported when the encoder is loaded.
+
+    Raises:
+        ValueError: another encoder has the name, or a place without a module and a class.
+    """
+    module, _, attribute = place.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"encoder {name!r} is at {place!r}: expected 'module:Class'")
+    if ENCODERS.setdefault(name, place) != place:
+        raise ValueError(f"encoder {name!r} is registered already, as {ENCODERS[name]}")
 
 
 def load_encoder(name: str, path: str, **options: Any) -> Any:

@@ -15,6 +15,11 @@ from dlink_adapter.training.config import TrainerConfig
 from dlink_adapter.training.log import LossLog
 from dlink_adapter.training.processes import precision_kept, process_state
 
+AS_THEY_ARE = (  # settings that TrainingArguments knows by the same names
+    "weight_decay", "seed", "optim", "bf16", "fp16", "gradient_checkpointing", "dataloader_num_workers", "report_to",
+    "deepspeed", "fsdp", "fsdp_config",
+)  # fmt: skip
+
 
 def run_trainer(
     model: nn.Module,
@@ -41,10 +46,12 @@ def run_trainer(
 
     if val is not None and (out is None or not config.save_every):
         raise ValueError(f"validation keeps the best checkpoint: give out= and save_every (it is {config.save_every})")
-    arguments = _arguments(config, out, val is not None, progress and sys.stderr.isatty())
+    steps = config.steps_over(len(rows))
+    arguments = _arguments(config, steps, out, val is not None, progress and sys.stderr.isatty())
     with _state_kept():
-        stream = _Stream(rows, config.steps * config.batch_size, config.seed)
+        stream = _Stream(rows, steps * config.batch_size, config.seed)
         trainer = _trainer_class()(model, arguments, train_dataset=stream, eval_dataset=val, data_collator=collate)
+        trainer.projector_lr = config.projector_lr
         trainer.remove_callback(PrinterCallback)
         if out:
             Path(out).mkdir(parents=True, exist_ok=True)
@@ -68,36 +75,33 @@ def _last_checkpoint(out: str | Path) -> str | None:
     return by_step[max(by_step)] if by_step else None
 
 
-def _arguments(config: TrainerConfig, out: str | Path | None, validates: bool, show: bool) -> Any:
+def _arguments(config: TrainerConfig, steps: int, out: str | Path | None, validates: bool, show: bool) -> Any:
     from transformers import TrainingArguments
 
-    sharded = {name: getattr(config, name) for name in ("deepspeed", "fsdp", "fsdp_config")}
+    passed = {name: getattr(config, name) for name in AS_THEY_ARE}
+    given = {name: value for name, value in passed.items() if value is not None and value is not False}
     arguments = TrainingArguments(
         output_dir=str(out or "."),
-        max_steps=config.steps,
+        max_steps=steps,
         gradient_accumulation_steps=config.gradient_accumulation,
         average_tokens_across_devices=True,
         learning_rate=config.lr,
         lr_scheduler_type="cosine",
-        warmup_steps=round(config.warmup * config.steps),
-        weight_decay=config.weight_decay,
-        seed=config.seed,
-        bf16=config.bf16,
+        warmup_steps=round(config.warmup * steps),
         save_strategy="steps" if out and config.save_every else "no",
         save_steps=config.save_every or 500,
         save_total_limit=2,
         eval_strategy="steps" if validates else "no",
         eval_steps=config.save_every or 500,
         load_best_model_at_end=validates,
-        logging_strategy="steps" if out else "no",
+        logging_strategy="steps" if out or config.report_to != "none" else "no",
         logging_steps=config.log_every,
         disable_tqdm=not show,
-        report_to="none",
         use_cpu=process_state().device.type == "cpu",
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        **{name: value for name, value in sharded.items() if value is not None},
+        **given,
     )
     parts = arguments.world_size * max(1, arguments.n_gpu) * config.gradient_accumulation
     if config.batch_size % parts:
@@ -132,6 +136,13 @@ def _trainer_class() -> Any:
 
     class OurTrainer(Trainer):
         control: Any
+        projector_lr: float | None = None
+
+        def create_optimizer(self, *model: Any) -> Any:
+            optimizer = super().create_optimizer(*model)
+            if self.projector_lr is not None:
+                _set_lr(optimizer, self.model.projector, self.projector_lr)
+            return optimizer
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
             return SequentialSampler(train_dataset or self.train_dataset)
@@ -171,12 +182,23 @@ def _trainer_class() -> Any:
     return OurTrainer
 
 
+def _set_lr(optimizer: Any, module: nn.Module, lr: float) -> None:
+    """Move the parameters of a module into groups of their own, with this learning rate."""
+    parameters = set(module.parameters())
+    for group in list(optimizer.param_groups):
+        moved = [parameter for parameter in group["params"] if parameter in parameters]
+        group["params"] = [parameter for parameter in group["params"] if parameter not in parameters]
+        optimizer.add_param_group({**group, "params": moved, "lr": lr})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
 def _evenly_shared(rows: Any, collate: Any, arguments: Any) -> Iterator[tuple[dict[str, Tensor], int]]:
     """This process's batches, each with 1, or 0 for a filler: sharded models need equally many in all processes."""
     own = range(arguments.process_index, len(rows), arguments.world_size)
     size = arguments.per_device_eval_batch_size
     seeded = Subset(_Stream(rows, len(rows), 0), own)
-    yield from ((batch, 1) for batch in DataLoader(seeded, size, collate_fn=collate))
+    workers = arguments.dataloader_num_workers
+    yield from ((batch, 1) for batch in DataLoader(seeded, size, collate_fn=collate, num_workers=workers))
     most = range(0, len(rows), arguments.world_size)
     for _ in range(-(-len(own) // size), -(-len(most) // size)):
         yield collate([_Stream(rows, len(rows), 0)[0]]), 0

@@ -10,12 +10,13 @@ from dlink_adapter.captioner.config import CaptionerConfig
 from dlink_adapter.integrations.causal_lm import new_captioner
 
 
-def test_the_header(link):
+@pytest.mark.parametrize("encoder", ["clip", "open_clip"])
+def test_the_header(link, encoder):
     link.metadata |= {"license": "mit", "datasets": ["org/sounds"]}
     header = ModelCard(captioner_card(CaptionerConfig("org/llm", encoder="clap"), link, 0)).data
     assert (header.license, header.datasets, header.base_model) == ("mit", ["org/sounds"], "org/llm")
     assert header.pipeline_tag == "audio-text-to-text" and {"audio-captioning", "arxiv:2510.11330"} <= set(header.tags)
-    images = ModelCard(captioner_card(CaptionerConfig("../llm", encoder="clip"), link, 0))
+    images = ModelCard(captioner_card(CaptionerConfig("../llm", encoder=encoder), link, 0))
     assert images.data.pipeline_tag == "image-to-text" and images.data.base_model is None
     assert "Captions by llm, behind" in images.text and "arXiv:2510.11330" in images.text
 

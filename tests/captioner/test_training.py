@@ -69,8 +69,19 @@ def test_it_leaves_no_files_behind(captioner, captions, x, tmp_path, monkeypatch
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("settings", [{"tuning": "full"}, {"tuning": "lora"}, {"tuning": "lora", "quantize": "nf4"}])
-def test_a_run_goes_on_from_its_checkpoint(llama, link, captions, x, tmp_path, settings):
+MORE = {"projector_lr": 1e-2, "gradient_checkpointing": True, "dataloader_num_workers": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "training"),
+    [
+        ({"tuning": "full"}, {"steps": 6}),
+        ({"tuning": "lora"}, {"steps": 6}),
+        ({"tuning": "lora", "quantize": "nf4"}, {"steps": 6}),
+        ({"tuning": "lora", "use_dora": True}, {"epochs": 1.5, **MORE}),
+    ],
+)
+def test_a_run_goes_on_from_its_checkpoint(llama, link, captions, x, tmp_path, settings, training):
     def run(out, stop=None):
         torch.manual_seed(0)
         captioner = new_captioner(link, CaptionerConfig(str(llama), hidden=64, **settings))
@@ -82,7 +93,7 @@ def test_a_run_goes_on_from_its_checkpoint(llama, link, captions, x, tmp_path, s
                 raise KeyboardInterrupt
 
         captioner.projector.register_forward_hook(interrupt)
-        config = TrainerConfig(steps=6, batch_size=12, save_every=2)
+        config = TrainerConfig(batch_size=12, save_every=2, **training)
         train_captioner(captioner, captions, text=x, config=config, out=out, progress=False)
         return captioner, len(calls)
 
@@ -93,6 +104,70 @@ def test_a_run_goes_on_from_its_checkpoint(llama, link, captions, x, tmp_path, s
     assert steps == 2
     for name, value in whole.named_parameters():
         assert torch.equal(value, resumed.get_parameter(name)), name
+
+
+def saved_optimizer(out, steps):
+    return torch.load(out / f"checkpoint-{steps}" / "optimizer.pt")
+
+
+@pytest.mark.parametrize("tuning", ["lora", "frozen"])
+def test_the_projector_has_a_learning_rate_of_its_own(llama, link, captions, x, tmp_path, tuning):
+    captioner = new_captioner(link, CaptionerConfig(str(llama), hidden=64, tuning=tuning))
+    config = TrainerConfig(steps=1, batch_size=12, lr=1e-3, projector_lr=1e-2, save_every=1)
+    train_captioner(captioner, captions, text=x, config=config, out=tmp_path, progress=False)
+    sizes = {}
+    for group in saved_optimizer(tmp_path, 1)["param_groups"]:
+        sizes[group["initial_lr"]] = sizes.get(group["initial_lr"], 0) + len(group["params"])
+    trained = [name for name, value in captioner.named_parameters() if value.requires_grad]
+    of_projector = sum(name.startswith("projector.") for name in trained)
+    rest = len(trained) - of_projector
+    assert sizes == {1e-2: of_projector} | ({1e-3: rest} if rest else {})
+
+
+def test_another_optimiser(captioner, captions, x, tmp_path):
+    config = TrainerConfig(steps=1, batch_size=12, optim="sgd", save_every=1)
+    train_captioner(captioner, captions, text=x, config=config, out=tmp_path, progress=False)
+    assert "momentum" in saved_optimizer(tmp_path, 1)["param_groups"][0]
+
+
+def test_epochs_see_every_row_as_often(captioner, captions, x):
+    seen = []
+    captioner.projector.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    config = TrainerConfig(epochs=2, batch_size=12)
+    train_captioner(captioner, captions, text=x, config=config, progress=False)
+    assert seen == [12] * (2 * len(captions) // 12)
+
+
+@pytest.mark.parametrize("settings", [{"tuning": "lora"}, {"tuning": "frozen"}, {"tuning": "lora", "quantize": "nf4"}])
+def test_gradient_checkpointing_changes_no_weight(llama, link, captions, x, settings):
+    weights, calls = [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        captioner = new_captioner(link, CaptionerConfig(str(llama), hidden=64, **settings))
+        calls.clear()
+        captioner.llm.get_decoder().layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+        config = TrainerConfig(steps=2, batch_size=12, gradient_checkpointing=checkpointing)
+        train_captioner(captioner, captions, text=x, config=config, progress=False)
+        assert len(calls) == (4 if checkpointing else 2)
+        weights.append({name: value for name, value in captioner.named_parameters() if value.requires_grad})
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+def test_the_log_goes_to_a_tracker_too(captioner, captions, x, monkeypatch):
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    logged = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs, **_):
+            logged.append(logs)
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "ours", Tracker)
+    config = TrainerConfig(steps=2, batch_size=12, log_every=1, report_to="ours")
+    train_captioner(captioner, captions, text=x, config=config, progress=False)
+    assert [round(line["loss"], 1) > 0 for line in logged if "loss" in line] == [True, True]
 
 
 def test_what_does_not_fit(captioner, captions, x):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+import dlink_adapter
 from dlink_adapter.extract.encoders import (
     ENCODERS,
     AudioEncoder,
@@ -48,6 +49,17 @@ def test_an_encoder_is_one_entry(monkeypatch):
     assert (encoder.path, encoder.scale) == ("somewhere", 3.0)
 
 
+def test_an_encoder_of_ones_own_has_a_name(monkeypatch):
+    monkeypatch.setattr("dlink_adapter.extract.encoders.ENCODERS", dict(ENCODERS))
+    for _ in range(2):  # as where a module is imported again
+        dlink_adapter.register_encoder("lookup", f"{__name__}:Lookup")
+    assert isinstance(load_encoder("lookup", "somewhere"), Lookup)
+    with pytest.raises(ValueError, match=r"encoder 'clap' is registered already, as .*ClapEncoder"):
+        dlink_adapter.register_encoder("clap", f"{__name__}:Lookup")
+    with pytest.raises(ValueError, match="encoder 'other' is at 'module': expected 'module:Class'"):
+        dlink_adapter.register_encoder("other", "module")
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown encoder 'clop'; known: .*clap"):
         load_encoder("clop", "somewhere")
@@ -60,7 +72,7 @@ def test_every_entry_names_a_class_that_loads(entry):
 
     module, _, attribute = entry.partition(":")
     encoder = getattr(import_module(module), attribute)
-    media = "encode_image" if entry.endswith("ClipEncoder") else "encode_audio"
+    media = "encode_image" if entry.endswith(":ClipEncoder") or "open_clip" in entry else "encode_audio"
     for method in ("from_pretrained", "describe", "encode_text", media):
         assert callable(getattr(encoder, method))
 

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 import transformers
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 
@@ -78,6 +79,44 @@ def test_lora_settings(llama, link):
     assert (given.r, given.lora_alpha, given.lora_dropout) == (4, 9, 0.2)
     names = [name for name, _ in new_captioner(link, config).llm.named_parameters() if "lora_A" in name]
     assert {name.split(".lora_A")[0].split(".")[-1] for name in names} == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize("quantize", [pytest.param("nf4", marks=pytest.mark.quantised), None])
+@pytest.mark.parametrize("kind", ["use_dora", "use_rslora"])
+def test_kinds_of_lora_learn_and_come_back(llama, link, captions, tmp_path, kind, quantize):
+    torch.manual_seed(0)
+    config = CaptionerConfig(str(llama), hidden=32, max_caption_tokens=8, quantize=quantize, **{kind: True})
+    captioner = new_captioner(link, config)
+    assert getattr(captioner.llm.active_peft_config, kind)
+    x, first, last = trained(captioner, captions[::6])
+    assert last < first - 0.1
+    expected = captioner.generate(x)
+    captioner.save_pretrained(tmp_path)
+    assert load_captioner(tmp_path).generate(x) == expected
+
+
+def test_a_lora_of_ones_own(llama, link, x, tmp_path):
+    own = LoraConfig(r=3, lora_alpha=5, target_modules=["up_proj", "k_proj"], use_rslora=True, layers_to_transform=[0])
+    captioner = new_captioner(link, CaptionerConfig(str(llama), hidden=32, max_caption_tokens=8), lora=own)
+    names = {
+        name.split(".lora_A")[0].split("layers.")[1] for name, _ in captioner.named_parameters() if "lora_A" in name
+    }
+    assert names == {"0.mlp.up_proj", "0.self_attn.k_proj"}
+    captioner.save_pretrained(tmp_path)
+    settings = load_captioner(tmp_path).settings
+    assert (settings.lora_r, settings.lora_alpha, settings.lora_dropout) == (3, 5, 0.0)
+    assert settings.target_modules == "k_proj,up_proj" and settings.use_rslora and not settings.use_dora
+    with pytest.raises(ValueError, match="lora is given, and tuning is 'frozen': set tuning to 'lora'"):
+        new_captioner(link, CaptionerConfig(str(llama), tuning="frozen"), lora=own)
+
+
+def test_the_parameters_that_are_trained_are_printed(llama, link, capsys):
+    captioner = new_captioner(link, CaptionerConfig(str(llama), hidden=32, tuning="frozen"))
+    captioner.print_trainable_parameters()
+    of_projector = sum(value.numel() for value in captioner.projector.parameters())
+    everything = sum(value.numel() for value in captioner.parameters())
+    expected = f"trainable params: {of_projector:,} || all params: {everything:,} || trainable%: "
+    assert capsys.readouterr().out.startswith(expected)
 
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 128}

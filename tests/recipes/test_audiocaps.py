@@ -1,9 +1,12 @@
 """`dlink audiocaps` on a folder of AudioCaps' shape, and every key of its full-size configs, run for a step."""
 
+import inspect
 import json
+from pathlib import Path
 
 import pytest
 
+from dlink_adapter.cli import config_path
 from dlink_adapter.cli import main as dlink
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.measure.predictions import read_predictions
@@ -56,6 +59,12 @@ def test_what_is_missing_is_named(audiocaps_folder, demo_folder, tmp_path):
         run(audiocaps_folder, demo_folder, tmp_path, methods=["nothing"])
     with pytest.raises(FileNotFoundError, match=r"neither train.csv nor audiocaps_train.csv"):
         run(audiocaps_folder, demo_folder, tmp_path, data=tmp_path)
+
+
+@pytest.mark.parametrize("setup", ["zero_shot", "supervised"])
+def test_the_default_language_model_can_be_had_by_everyone(setup):
+    config = inspect.signature(audiocaps.main).parameters[setup].default
+    assert "base_model: HuggingFaceTB/SmolLM2-135M" in Path(config_path(config)).read_text()
 
 
 @pytest.mark.parametrize("name", ["zero_shot", "supervised", "zero_shot_smollm2", "supervised_smollm2"])
