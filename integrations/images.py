@@ -1,5 +1,6 @@
 """What the encoders of images share: files and arrays to pixels, and batches of pixels to embeddings."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +23,7 @@ except ImportError as error:
 
 
 @dataclass(frozen=True)
-class ImageLoader:
+class ImageLoader(ABC):
     """Image files to the pixels that a model takes as input; a subclass says how, by `pixels`."""
 
     processor: Any
@@ -40,12 +41,12 @@ class ImageLoader:
         """An image of any mode and size, rotated by its EXIF tag -> `(channels, height, width)`."""
         return self.pixels(ImageOps.exif_transpose(image).convert("RGB"))
 
+    @abstractmethod
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB image -> `(channels, height, width)`."""
-        raise NotImplementedError
 
 
-class ImageTower:
+class ImageTower(ABC):
     """Base class of encoders of images; a subclass embeds a batch of pixels, by `_embed_pixels`."""
 
     load: ImageLoader
@@ -71,9 +72,9 @@ class ImageTower:
             rows.append(self._embed_pixels(torch.from_numpy(np.stack(batch))))
         return normalize(torch.cat(rows), dim=-1) if rows else torch.zeros(0, self.dim)
 
+    @abstractmethod
     def _embed_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels `(n, channels, height, width)` -> `(n, dim)`, on the CPU."""
-        raise NotImplementedError
 
     def _pixels(self, images: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
         for index, image in enumerate(images):

@@ -136,13 +136,9 @@ def _trainer_class() -> Any:
 
     class OurTrainer(Trainer):
         control: Any
-        projector_lr: float | None = None
 
         def create_optimizer(self, *model: Any) -> Any:
-            optimizer = super().create_optimizer(*model)
-            if self.projector_lr is not None:
-                _set_lr(optimizer, self.model.projector, self.projector_lr)
-            return optimizer
+            return _with_projector_lr(super().create_optimizer(*model), self.model, self.projector_lr)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
             return SequentialSampler(train_dataset or self.train_dataset)
@@ -182,14 +178,17 @@ def _trainer_class() -> Any:
     return OurTrainer
 
 
-def _set_lr(optimizer: Any, module: nn.Module, lr: float) -> None:
-    """Move the parameters of a module into groups of their own, with this learning rate."""
-    parameters = set(module.parameters())
+def _with_projector_lr(optimizer: Any, model: Any, lr: float | None) -> Any:
+    """The optimiser, with groups of their own for the parameters of the projector, if they have a learning rate."""
+    if lr is None:
+        return optimizer
+    projector = set(model.projector.parameters())
     for group in list(optimizer.param_groups):
-        moved = [parameter for parameter in group["params"] if parameter in parameters]
-        group["params"] = [parameter for parameter in group["params"] if parameter not in parameters]
+        moved = [parameter for parameter in group["params"] if parameter in projector]
+        group["params"] = [parameter for parameter in group["params"] if parameter not in projector]
         optimizer.add_param_group({**group, "params": moved, "lr": lr})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    return optimizer
 
 
 def _evenly_shared(rows: Any, collate: Any, arguments: Any) -> Iterator[tuple[dict[str, Tensor], int]]:
