@@ -160,10 +160,10 @@ def _json_rows(source: Path) -> Iterator[tuple[str, Row]]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{place}: not JSON ({error}): {line}") from error
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{place}: not JSON ({error}): {line:.200}") from error
             if not isinstance(row, dict):
-                raise ValueError(f'{place}: expected {{"path": ..., "caption": ...}}, got {line}')
+                raise ValueError(f'{place}: expected {{"path": ..., "caption": ...}}, got {line:.200}')
             yield place, row
 
 

@@ -66,10 +66,8 @@ def _decode(path: Path) -> tuple[Waveform, int]:
             seconds = len(audio) / file.samplerate
             lost = max(file.frames / file.samplerate - seconds, seconds * lost_share(path))
             if lost > LEAST_CUT:
-                raise AudioError(
-                    f"the file is cut short or damaged: it ends after {seconds:.2f} seconds, before its header says so. "
-                    "Fetch it again, or convert it to wav."
-                )
+                found = f"it ends after {seconds:.2f} seconds, before its header says so"
+                raise AudioError(f"the file is cut short or damaged: {found}. Fetch it again, or convert it to wav.")
             return audio, file.samplerate
     except soundfile.LibsndfileError as error:
         raise AudioError(f"not readable as audio: {error.error_string} Convert it to wav, flac, ogg or mp3.") from error
@@ -98,7 +96,7 @@ def _read(file: Any) -> Waveform:
 
 
 def check_rate(rate: Any) -> None:
-    """Raise AudioError unless it is a sampling rate in Hz within `RATES`, beyond which a small file fills the memory."""
+    """Raise AudioError unless it is a rate in Hz within `RATES`, outside which a small file could fill the memory."""
     if not isinstance(rate, Real) or not RATES[0] <= rate <= RATES[1]:
         raise AudioError(f"expected a rate of {RATES[0]} to {RATES[1]} Hz, got {rate!r:.40}")
 

@@ -1,4 +1,4 @@
-"""Whether the file of a recording ends where its container says: libsndfile shortens one that was cut without a word."""
+"""Whether the file of a recording ends where its container says. libsndfile silently shortens one that was cut."""
 
 import math
 from pathlib import Path

@@ -6,7 +6,6 @@ no time limit; it stops with an error where the other has died.
 """
 
 import errno
-import json
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from dlink_adapter.data.shards import MappedShard, read_header, shard_files, wri
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder
 from dlink_adapter.extract.plan import Plan, hold
 from dlink_adapter.extract.run import Processes, Run, mean_pairwise_cosine
-from dlink_adapter.files import check_own, check_same, read_jsonl, to_jsonl, write_atomically
+from dlink_adapter.files import check_own, check_same, read_json, read_jsonl, to_jsonl, write_atomically
 
 __all__ = ["MARKS", "Processes", "extract"]
 
@@ -103,7 +102,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> bool:
 
 def finish(plan: Plan, settings: dict[str, Any]) -> None:
     """Give the shards their final names and write the header, with which the folder is complete."""
-    records = [json.loads(plan.record(piece).read_text(encoding="utf-8")) for piece in range(len(plan.clips))]
+    records = [read_json(plan.record(piece)) for piece in range(len(plan.clips))]
     unreadable = [entry for record in records for entry in record["skipped"]]
     full = [piece for piece, record in enumerate(records) if record["clips"]]
     if not full:
@@ -129,9 +128,9 @@ def finish(plan: Plan, settings: dict[str, Any]) -> None:
         "seconds_a_clip": _spread(seconds),
         "mean_pairwise_cosine": {"audio": audio and round(audio, 5), "text": text and round(text, 5)},
     }
-    counts = [{name: records[piece][name] for name in ("clips", "captions")} for piece in full]
+    entries = [{name: records[piece][name] for name in ("clips", "captions", "sha256")} for piece in full]
     write_atomically(plan.work / "skipped.jsonl", to_jsonl(missing + unreadable))
-    write_header(plan.work, shards[0].tensors["audio"], counts, {**settings, "report": report})
+    write_header(plan.work, shards[0].tensors["audio"], entries, {**settings, "report": report})
     for name in ("skipped.jsonl", "header.json"):
         os.replace(plan.work / name, plan.out / name)
 
