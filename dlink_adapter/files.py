@@ -27,6 +27,12 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         raise
 
 
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what `write_atomically` left of files of this name when it was killed. Nobody else may be writing them."""
+    for unfinished in folder.glob(f".{name}-????????"):
+        unfinished.unlink()
+
+
 @contextmanager
 def appearing_folder(folder: str | Path) -> Iterator[Path]:
     """A folder to write to that takes its name at the end of the block; what a killed run left of it is removed first.
@@ -112,6 +118,11 @@ def read_text(path: Path) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         advice = f"save it as UTF-8, for example with `iconv -f latin1 -t utf-8 {path.name}`"
         raise ValueError(f"{path}, line {line}: byte {content[error.start]:#x} is not UTF-8: {advice}") from error
+
+
+def printable(text: object) -> str:
+    """Text for a line on a terminal. What a file's name may have is escaped: newlines, escape sequences, non-UTF-8."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
 def to_jsonl(entries: Any) -> str:

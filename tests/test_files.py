@@ -9,6 +9,7 @@ from dlink_adapter.files import (
     appearing_folder,
     check_own,
     check_sha256,
+    printable,
     read_json,
     read_jsonl,
     sha256,
@@ -112,3 +113,8 @@ def test_a_checksum(tmp_path):
     check_sha256(path, None, "header.json")  # of an earlier version
     with pytest.raises(ValueError, match=r"file is damaged, or does not fit header.json: its SHA-256"):
         check_sha256(path, "0" * 64, "header.json")
+
+
+def test_a_name_is_one_line_on_a_terminal():
+    assert printable("Glöckchen 1.wav") == "Glöckchen 1.wav"
+    assert printable("a\n\x1b[2J\t" + os.fsdecode(b"\xff")) == "a\\n\\x1b[2J\\t\\udcff"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from dlink_adapter.data.clip_tables import Clip
 from dlink_adapter.data.shards import MappedShard, read_header, shard_files, write_header
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder
-from dlink_adapter.extract.plan import Plan, hold
+from dlink_adapter.extract.plan import Plan, digest, hold
 from dlink_adapter.extract.run import Processes, Run, mean_pairwise_cosine
 from dlink_adapter.files import check_own, check_same, read_json, read_jsonl, to_jsonl, write_atomically
 
@@ -42,7 +42,7 @@ def extract(
     Args:
         clips: from `read_clips`; the other processes than the first may give none.
         encoder: from `load_encoder`.
-        out: folder to make. A finished one with the same settings is left as it is.
+        out: folder to make. A finished one of the same settings, clips and files is left as it is.
         settings: any JSON; it is kept in the header, and a run with other settings does not go on with this one.
         shard_clips: clips in a shard, which a kill can cost; workers: processes that decode, 0 for this one.
         processes: this process and the others where several share the extraction.
@@ -61,6 +61,8 @@ def extract(
         raise ValueError(f"shard_clips must be at least 1 and workers at least 0, got {shard_clips} and {workers}")
     out, processes = Path(out).absolute(), processes or Processes()
     settings = {**encoder.describe(), **(settings or {}), "shard_clips": shard_clips}
+    if not processes.index:  # the others may not know the clips
+        settings["clips_and_files"] = digest(clips)
     run = Run(Plan(out), encoder, processes, workers, progress)
     try:
         if _finished(out, settings):
@@ -91,12 +93,22 @@ def _share(run: Run, clips: list[Clip], settings: dict[str, Any], shard_clips: i
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder is complete. Raises FileExistsError where it is another's, ValueError on other settings."""
+    """Whether the folder is complete.
+
+    Raises FileExistsError where it is another's, ValueError on other settings or clips and on a shard that is damaged,
+    FileNotFoundError where a shard is gone.
+    """
     check_own(out, *MARKS)
     if not (out / "header.json").is_file():
         return False
-    metadata = read_header(out)["metadata"]
+    header = read_header(out)
+    metadata, entries = header["metadata"], header["shards"]
     check_same({name: metadata.get(name) for name in settings}, settings, f"{out} holds embeddings")
+    for number, entry in enumerate(entries):
+        files = shard_files(out, number, len(entries))
+        if lost := [file for file in files if not file.is_file()]:
+            raise FileNotFoundError(f"{lost[0]} is gone: remove {out} to extract again, or choose another folder")
+        MappedShard(*files).check_files(entry)
     return True
 
 
