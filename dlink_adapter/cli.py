@@ -27,6 +27,7 @@ import docstring_parser
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from dlink_adapter import __version__, recipes
+from dlink_adapter.files import printable
 from dlink_adapter.recipe_source import Recipe, read_recipe
 
 # What the library raises on purpose, with a message for the user; anything else is a defect and shows its traceback.
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if os.environ.get("DLINK_TRACEBACK") == "1":
             raise
-        print(f"dlink: error: {error}", file=sys.stderr)
+        print("dlink: error: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
         return 1
     return 0 if _reader_has_gone() else code
 

@@ -1,5 +1,6 @@
-"""Files and folders that appear complete or not at all, also where the process is killed, and JSONL files."""
+"""Files and folders that appear complete or not at all, also after a kill; checksums, JSON and JSONL."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +25,12 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     except BaseException:
         os.unlink(unfinished)
         raise
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what `write_atomically` left of files of this name when it was killed. Nobody else may be writing them."""
+    for unfinished in folder.glob(f".{name}-????????"):
+        unfinished.unlink()
 
 
 @contextmanager
@@ -61,7 +68,7 @@ def keep_settings(path: Path, settings: dict[str, Any], holder: str) -> None:
     """Write the settings of a run to a file. Raises ValueError where it holds others; `holder` says what has them."""
     if not path.is_file():
         write_atomically(path, json.dumps(settings, indent=2))
-    check_same(json.loads(path.read_text(encoding="utf-8")), settings, holder)
+    check_same(read_json(path), settings, holder)
 
 
 def check_same(before: dict[str, Any], settings: dict[str, Any], holder: str) -> None:
@@ -72,14 +79,33 @@ def check_same(before: dict[str, Any], settings: dict[str, Any], holder: str) ->
         raise ValueError(f"{holder} with other settings ({was}): remove it first, or choose another folder")
 
 
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str | None, keeper: str) -> None:
+    """Raises ValueError where a file has another checksum than the one that `keeper` has, if it has one."""
+    if expected is not None and sha256(path) != expected:
+        raise ValueError(
+            f"{path} is damaged, or does not fit {keeper}: its SHA-256 is another than {keeper} has. "
+            "Put back the file that was saved with it"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError, which names the file, where it holds something else."""
+    return _json_object(path.read_bytes(), str(path))
+
+
+def _json_object(text: bytes | str, place: str) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is damaged: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} is damaged: expected a JSON object, got {json.dumps(values):.40}")
+        raise ValueError(f"{place} is damaged: expected a JSON object, got {json.dumps(values):.40}")
     return values
 
 
@@ -94,12 +120,19 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}, line {line}: byte {content[error.start]:#x} is not UTF-8: {advice}") from error
 
 
+def printable(text: object) -> str:
+    """Text for a line on a terminal. What a file's name may have is escaped: newlines, escape sequences, non-UTF-8."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
+
+
 def to_jsonl(entries: Any) -> str:
     """The entries as JSON, one on each line."""
-    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    # A file's name that is not UTF-8 has lone surrogates, which JSON can only escape.
+    return "".join(line.encode("utf-8", "backslashreplace").decode() for line in lines)
 
 
-def read_jsonl(path: Path) -> list[Any]:
-    """The entries of a JSONL file."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The entries of a JSONL file. Raises ValueError, which names file and line, where one is no JSON object."""
+    with path.open("rb") as file:
+        return [_json_object(line, f"{path}, line {number}") for number, line in enumerate(file, start=1)]

@@ -26,7 +26,7 @@ from dlink_adapter import Captioner, PairedEmbeddings
 from dlink_adapter.captioner.model import Captioned
 from dlink_adapter.data.clip_tables import AUDIO, files_below
 from dlink_adapter.extract.encoders import UnreadableError
-from dlink_adapter.files import to_jsonl, write_atomically
+from dlink_adapter.files import printable, to_jsonl, write_atomically
 from dlink_adapter.training.processes import process_state
 
 Batch = tuple[list[str], Tensor]  # names, embeddings
@@ -108,7 +108,9 @@ def _in_full(found: Captioned, least: float | None) -> dict[str, Any]:
 
 
 def _text(line: dict[str, Any]) -> str:
-    return f"{line['clip']}\t{line['caption']}" + (f"\tunsure: {line['confidence']:.2f}" if "unsure" in line else "")
+    return f"{printable(line['clip'])}\t{printable(line['caption'])}" + (
+        f"\tunsure: {line['confidence']:.2f}" if "unsure" in line else ""
+    )
 
 
 def _files(clip: str) -> list[str]:
@@ -135,7 +137,7 @@ def _of_files(files: list[str], captioner: Captioner, batch_size: int, unreadabl
                 names.append(file)
             except UnreadableError as error:
                 unreadable.append(file)
-                tqdm.write(f"dlink: error: {error}", file=sys.stderr)
+                tqdm.write(f"dlink: error: {printable(error)}", file=sys.stderr)
         if names:
             yield names, captioner.embed(loaded)
 

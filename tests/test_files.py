@@ -1,10 +1,21 @@
 """Files and folders that are complete or not there, and JSONL."""
 
+import os
 import stat
 
 import pytest
 
-from dlink_adapter.files import appearing_folder, check_own, read_jsonl, to_jsonl, write_atomically
+from dlink_adapter.files import (
+    appearing_folder,
+    check_own,
+    check_sha256,
+    printable,
+    read_json,
+    read_jsonl,
+    sha256,
+    to_jsonl,
+    write_atomically,
+)
 
 
 def test_bytes_and_text(tmp_path):
@@ -77,7 +88,33 @@ def test_a_folder_of_somebody_else_is_told_from_an_own_one(tmp_path):
 
 
 def test_lines_of_json(tmp_path):
-    entries = [{"caption": "Glocke\nläutet"}, ["a", 1]]
+    entries = [{"caption": "Glocke\nläutet"}, {"path": os.fsdecode(b"\xff.wav")}]
     write_atomically(tmp_path / "file", to_jsonl(iter(entries)))
     assert (tmp_path / "file").read_bytes().count(b"\n") == 2 and "läutet".encode() in (tmp_path / "file").read_bytes()
     assert read_jsonl(tmp_path / "file") == entries
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "1", "{", '"\\ud800', ""])
+def test_what_is_no_json_object_is_named(tmp_path, text):
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"file\.json is damaged: "):
+        read_json(path)
+    path.write_text('{"a": 1}\n' + text + "\n")
+    with pytest.raises(ValueError, match=r"file\.json, line 2 is damaged: "):
+        read_jsonl(path)
+
+
+def test_a_checksum(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert sha256(path).startswith("ba7816bf")
+    check_sha256(path, sha256(path), "header.json")
+    check_sha256(path, None, "header.json")  # of an earlier version
+    with pytest.raises(ValueError, match=r"file is damaged, or does not fit header.json: its SHA-256"):
+        check_sha256(path, "0" * 64, "header.json")
+
+
+def test_a_name_is_one_line_on_a_terminal():
+    assert printable("Glöckchen 1.wav") == "Glöckchen 1.wav"
+    assert printable("a\n\x1b[2J\t" + os.fsdecode(b"\xff")) == "a\\n\\x1b[2J\\t\\udcff"

@@ -16,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
@@ -98,7 +99,8 @@ def _with_weights(bridge: nn.Module, model: nn.Module, state: Mapping[str, Tenso
     weights = {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
     if not weights or not isinstance(bridge, Pretrained):
         return bridge
-    twin = type(bridge)(bridge.config)
+    with torch.device("meta"):  # nothing is drawn
+        twin = type(bridge)(bridge.config)
     twin.metadata = bridge.metadata
     twin.load_state_dict(weights, assign=True)
     return twin

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from dlink_adapter.bridge.card import model_card
 from dlink_adapter.bridge.noise import Draws
 from dlink_adapter.bridge.pretrained import Pretrained
-from dlink_adapter.bridge.space import EmbeddingSpace, Modality, check_modality
+from dlink_adapter.bridge.space import EmbeddingSpace, Modality, check_modality, within_range
 from dlink_adapter.data.embeddings import PairedEmbeddings
 
 ROWS_AT_ONCE = 512  # each may be sent through the bridge with every sample of its noise
@@ -79,7 +79,7 @@ class Bridge(Pretrained):
             self.check_values(x)
         device = "cpu" if x.device.type == "meta" else x.device.type  # autocast does not know the meta device
         with torch.autocast(device, enabled=False):
-            return self.bridge(x.float(), modality, generator, samples).to(x.dtype)
+            return self.bridge(within_range(x.float()), modality, generator, samples).to(x.dtype)
 
     @torch.no_grad()
     def map_rows(self, x: Tensor, modality: Modality = "audio", *, seed: int | None = None) -> Tensor:
@@ -102,8 +102,8 @@ class Bridge(Pretrained):
             raise ValueError(
                 f"this {type(self).__name__} is not fitted: call fit on pairs, or load one with from_pretrained"
             )
-        norm = x.detach().float().norm(dim=-1)
-        bad = (~norm.isfinite() | (norm == 0)).nonzero()
+        largest = x.detach().float().abs().amax(dim=-1)
+        bad = (~largest.isfinite() | (largest == 0)).nonzero()
         if len(bad):
             where = tuple(bad[0].tolist())
             raise ValueError(

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+MOST = 1 << 20  # of anything that is counted, far above what is of use: a config is checked before it takes memory
+
 
 def require(valid: bool, config: Any, name: str, rule: str) -> None:
     """Raise a ValueError that names the setting, its value and the rule, unless it is valid."""
@@ -11,10 +13,10 @@ def require(valid: bool, config: Any, name: str, rule: str) -> None:
 
 
 def require_counts(config: Any, *names: str) -> None:
-    """Require that the settings of these names are integers of at least 1."""
+    """Require that the settings of these names are integers from 1 to `MOST`."""
     for name in names:
         value = getattr(config, name)
-        require(isinstance(value, int) and value >= 1, config, name, "an int of at least 1")
+        require(isinstance(value, int) and 1 <= value <= MOST, config, name, f"an int of at least 1 and at most {MOST}")
 
 
 def from_known(cls: Any, values: dict[str, Any]) -> Any:

@@ -58,6 +58,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     values = read_json(path)
     if "bridge" not in values or not isinstance(values.get("config"), dict):
         raise ValueError(f"{path} is not the config of a bridge: it needs the keys bridge and config")
+    if not isinstance(values.get("metadata", {}), dict):
+        raise ValueError(f"{path} is damaged: metadata is {values['metadata']!r:.40}")
     return values
 
 
@@ -65,11 +67,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def settings_in(path: Path, version: str | None) -> Iterator[None]:
     """Errors about the settings in a file name the file, and the version that saved it if that is newer than this one.
 
-    Raises ValueError in place of a ValueError or a TypeError of the block.
+    Raises ValueError in place of what the block raises on a value that is wrong, or too large for a tensor.
     """
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         newer = version is not None and _numbers(version) > _numbers(__version__)
         advice = f" (saved by a newer version of dlink-adapter, {version}: upgrade)" if newer else ""
         raise ValueError(f"{path}: {error}{advice}") from error

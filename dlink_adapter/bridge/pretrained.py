@@ -23,8 +23,10 @@ from dlink_adapter.bridge.hub import (
     resolve_folder,
     settings_in,
 )
-from dlink_adapter.bridge.weights import load_weights
-from dlink_adapter.files import write_atomically
+from dlink_adapter.bridge.weights import check_finite, load_weights
+from dlink_adapter.files import sha256, write_atomically
+
+SHA256_KEY, ENCODER_KEY = "weights_sha256", "encoder"
 
 
 class Pretrained(nn.Module, Shareable):
@@ -46,6 +48,11 @@ class Pretrained(nn.Module, Shareable):
         """The width of an embedding."""
         return int(self.config.dim)
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it can be called."""
+        return True
+
     @abstractmethod
     def card(self) -> str:
         """The model card as Markdown."""
@@ -59,8 +66,15 @@ class Pretrained(nn.Module, Shareable):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        values = {"bridge": self.name, "version": __version__, "config": self.settings(), "metadata": self.metadata}
         write_atomically(folder / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
+        values = {
+            "bridge": self.name,
+            "version": __version__,
+            "config": self.settings(),
+            "metadata": self.metadata,
+            ENCODER_KEY: self.metadata.get("fingerprint"),
+            SHA256_KEY: sha256(folder / WEIGHTS_FILE),
+        }
         write_atomically(folder / CONFIG_FILE, json.dumps(values, indent=2))
         write_atomically(folder / CARD_FILE, self.card())
 
@@ -85,14 +99,21 @@ class Pretrained(nn.Module, Shareable):
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: another kind of bridge, unknown settings, damaged or other weights.
+            ValueError: another kind of bridge, unknown settings, damaged or other weights, NaN or Inf in them.
         """
         folder = resolve_folder(name_or_path, subfolder=subfolder, **hub)
         values = read_config(folder)
         if values["bridge"] != cls.name:
             raise ValueError(f"{name_or_path} holds a {values['bridge']!r} bridge, not {cls.name!r}: use load_bridge")
-        with settings_in(folder / CONFIG_FILE, values.get("version")):
+        with settings_in(folder / CONFIG_FILE, values.get("version")), torch.device("meta"):  # nothing is drawn
             bridge = cls(from_known(cls.config_class, values["config"]))
         bridge.metadata = values.get("metadata", {})
-        load_weights(bridge, folder / WEIGHTS_FILE)
+        if (encoder := values.get(ENCODER_KEY)) not in (None, bridge.metadata.get("fingerprint")):
+            raise ValueError(
+                f"{folder / CONFIG_FILE}: the bridge was fitted on the encoder {encoder}, but its metadata have the "
+                f"fingerprint {bridge.metadata.get('fingerprint')}: put the metadata back"
+            )
+        load_weights(bridge, folder / WEIGHTS_FILE, values.get(SHA256_KEY))
+        if bridge.is_fitted:  # else the buffers are NaN
+            check_finite(bridge.state_dict(), folder / WEIGHTS_FILE)
         return bridge.to(device=device, dtype=dtype).eval()

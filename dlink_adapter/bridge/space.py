@@ -53,7 +53,7 @@ class EmbeddingSpace(nn.Module):
     def encode(self, x: Tensor, modality: Modality = "audio") -> Tensor:
         """Embeddings (..., dim) of any norm -> coordinates of norm sqrt(dim) on average."""
         mean, radius = self._moments(modality, x)
-        return (normalize(x, dim=-1) - mean) * (self.dim**0.5 / radius)
+        return (unit(x) - mean) * (self.dim**0.5 / radius)
 
     def decode(self, coordinates: Tensor, modality: Modality = "text") -> Tensor:
         """Coordinates (..., dim) -> unit-norm embeddings: the inverse of `encode` on unit-norm embeddings."""
@@ -72,9 +72,20 @@ def check_modality(modality: str) -> None:
         raise ValueError(f"modality is {modality!r}: expected one of {', '.join(get_args(Modality))}")
 
 
+def within_range(x: Tensor) -> Tensor:
+    """Rows (..., dim), each scaled by its largest entry where its square could leave the range of float32."""
+    largest = x.abs().amax(dim=-1, keepdim=True)
+    return torch.where((largest > 1e-6) & (largest < 1e6), x, x / largest.clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows (..., dim) of any norm that their dtype has -> rows of unit norm."""
+    return normalize(within_range(x), dim=-1)
+
+
 def unit_mean(x: Rows) -> Tensor:
     """The mean of the unit-normed rows of x (n, dim): (dim,) in float64, a block at a time."""
-    sums, counts = zip(*((normalize(rows.double(), dim=-1).sum(0), len(rows)) for rows in _blocks(x)), strict=True)
+    sums, counts = zip(*((unit(rows.double()).sum(0), len(rows)) for rows in _blocks(x)), strict=True)
     return torch.stack(sums).sum(0) / sum(counts)
 
 

@@ -7,6 +7,7 @@ folder that file names are relative to. A new data set is one function and its n
 import csv
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from dlink_adapter.files import read_text
+from dlink_adapter.files import printable, read_text
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff")
 OTHER = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".npy", ".npz", ".safetensors")
@@ -109,7 +110,12 @@ def read_folder(source: Path, media: Path) -> list[Clip]:
     clips = []
     for path in files_below(source, AUDIO + OTHER):
         beside = path.with_suffix(".txt")
-        if not beside.is_file():
+        try:
+            has_captions = beside.is_file()
+        except OSError as error:  # of a folder without permission
+            _left_out(error)
+            continue
+        if not has_captions:
             advice = "write some, or use the layout labels, for which the folder's name is the caption"
             raise ValueError(f"{path} has no captions in {beside.name} beside it: {advice}")
         captions = [line for line in read_text(beside).split("\n") if line.strip()]
@@ -160,10 +166,10 @@ def _json_rows(source: Path) -> Iterator[tuple[str, Row]]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{place}: not JSON ({error}): {line}") from error
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{place}: not JSON ({error}): {line:.200}") from error
             if not isinstance(row, dict):
-                raise ValueError(f'{place}: expected {{"path": ..., "caption": ...}}, got {line}')
+                raise ValueError(f'{place}: expected {{"path": ..., "caption": ...}}, got {line:.200}')
             yield place, row
 
 
@@ -193,10 +199,17 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files below a folder, sorted by name. Symlinks are followed, each folder once."""
+    """The files below a folder, sorted by name. Symlinks are followed, each folder once.
+
+    Warns of a folder that cannot be listed, and leaves it out.
+    """
     found, seen = [], set()
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=_left_out):
         seen.add(os.path.realpath(here))
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in seen]
         found += [Path(here, name) for name in names if name.lower().endswith(suffixes)]
     return sorted(found)
+
+
+def _left_out(error: OSError) -> None:
+    warnings.warn(f"{printable(error.filename)} is left out: {error.strerror}", stacklevel=3)

@@ -65,17 +65,21 @@ class PairedEmbeddings(Dataset[tuple[Tensor, Tensor]]):
     def open(cls, folder: str | Path, *, check_values: bool = True) -> "PairedEmbeddings":
         """Open a folder without loading it. Raises FileNotFoundError, or ValueError on a folder that is damaged.
 
-        Shapes and counts are always compared with the header. `check_values` also reads every row once, a shard at a
-        time, to find NaN, Inf and zeros; turn it off where that takes too long.
+        Shapes, counts and the checksums of the captions are always compared with the header. `check_values` also reads
+        every row, a shard at a time, to compare its checksum and to find NaN, Inf and zeros: about a second a GB. Turn
+        it off where that takes too long. Folders without checksums are those of earlier versions.
         """
         folder = Path(folder).absolute()
         header = read_header(folder)
         count = len(header["shards"])
-        shards = [MappedShard(*shard_files(folder, index, count)) for index in range(count)]
-        for shard, counts in zip(shards, header["shards"], strict=True):
-            shard.check_layout(counts["clips"], counts["captions"], header["dim"], header["dtype"])
+        shards = []
+        for index, entry in enumerate(header["shards"]):
+            shard = MappedShard(*shard_files(folder, index, count))
+            shard.check_layout(entry["clips"], entry["captions"], header["dim"], header["dtype"])
+            shard.check_files(entry, captions_only=not check_values)
             if check_values:
                 shard.check_values()
+            shards.append(shard)
         return cls(ShardRows(shards), header["metadata"])
 
     @classmethod

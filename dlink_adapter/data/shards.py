@@ -3,7 +3,8 @@
 A folder holds `header.json` and, for each shard, `embeddings-00000-of-00003.safetensors` with `audio` (n, dim), `text`
 (m, dim) and `clip` (m,), the row of `audio` in the same shard that each caption describes, and
 `captions-00000-of-00003.jsonl` with a line `{"id": ..., "captions": [...]}` for each row of `audio`. A clip has one or
-more captions, and the rows of `text` are those captions in order, so `clip` never decreases.
+more captions, and the rows of `text` are those captions in order, so `clip` never decreases. The header has the SHA-256
+of both files of each shard, which ties them to each other; folders that were written without it open all the same.
 """
 
 import json
@@ -19,11 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dlink_adapter.files import read_json, read_jsonl, to_jsonl, write_atomically
+from dlink_adapter.files import check_sha256, read_json, read_jsonl, sha256, to_jsonl, write_atomically
 from dlink_adapter.folders import PAIRS_FILE, wrong_folder
 
 FORMAT_VERSION = 1
 BLOCK_ROWS = 16384
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+COUNTS = ("clips", "captions")
+FIELDS = {"dim": int, "dtype": str, "clips": int, "captions": int, "shards": list, "metadata": dict}  # of a header
 
 Captions = list[list[str]]
 Lines = tuple[list[str], Captions | None]  # ids, captions
@@ -51,8 +55,13 @@ class Shard:
             raise ValueError(f"text has {len(text)} rows, but there are {len(clip)} captions")
         if not torch.equal(clip.unique_consecutive(), torch.arange(clips)):
             raise ValueError(f"clip must run from 0 to {clips - 1}, each clip's captions together and no clip without")
-        for name, captions_of in zip(ids, captions or [], strict=False):
-            if not all(isinstance(caption, str) and caption.strip() for caption in captions_of):
+        counts = clip.bincount(minlength=clips).tolist()
+        for name, count, captions_of in zip(ids, counts, captions or [], strict=False):
+            if len(captions_of) != count:
+                raise ValueError(f"clip {name!r} has {len(captions_of)} captions, but {count} rows of text")
+            if not isinstance(captions_of, list | tuple) or not all(
+                isinstance(caption, str) and caption.strip() for caption in captions_of
+            ):
                 raise ValueError(f"clip {name!r} has a caption that is empty or not a string: {captions_of}")
         for what, rows, owners in (("the audio", audio, torch.arange(clips)), ("a caption", text, clip)):
             if len(bad := owners[~usable(rows)]):
@@ -79,7 +88,24 @@ class MappedShard(Shard):
     @property
     def lines(self) -> Lines:  # type: ignore[override]
         entries = read_jsonl(self.captions_file)
+        for number, entry in enumerate(entries, start=1):
+            if not isinstance(entry.get("id"), str) or not isinstance(entry.get("captions"), list):
+                raise ValueError(
+                    f"{self.captions_file}, line {number} is damaged: expected an id and a list of captions"
+                )
         return [entry["id"] for entry in entries], [entry["captions"] for entry in entries]
+
+    def check_files(self, entry: dict[str, Any], *, captions_only: bool = False) -> None:
+        """Raise ValueError where a file has another checksum than in the shard's entry in the header."""
+        files = self.tensors_file, self.captions_file
+        for file, expected in list(zip(files, entry.get("sha256", []), strict=False))[captions_only:]:
+            check_sha256(file, expected, PAIRS_FILE)
+
+    def check_values(self) -> None:
+        try:
+            super().check_values()
+        except ValueError as error:
+            raise ValueError(f"{self.tensors_file} and {self.captions_file.name}: {error}") from error
 
     def check_layout(self, clips: int, captions: int, dim: int, dtype: str) -> None:
         """Raise ValueError unless the tensors are those the header announces."""
@@ -87,7 +113,7 @@ class MappedShard(Shard):
         for name, tensor in self.tensors.items():
             expected, found = layout[name], (_dtype_name(tensor), *tensor.shape)
             if found != expected:
-                raise ValueError(f"{self.tensors_file.name}: {name} is {found}, but header.json says {expected}")
+                raise ValueError(f"{self.tensors_file}: {name} is {found}, but header.json says {expected}")
 
 
 def in_memory(
@@ -98,6 +124,8 @@ def in_memory(
     if audio.ndim != 2 or text.ndim != 2 or audio.shape[1] != text.shape[1] or audio.dtype != text.dtype:
         given = f"{tuple(audio.shape)} {audio.dtype} and {tuple(text.shape)} {text.dtype}"
         raise ValueError(f"audio and text must be (n, dim) and (m, dim) of one dim and dtype, got {given}")
+    if _dtype_name(audio) not in DTYPES:
+        raise ValueError(f"embeddings are floating-point ({', '.join(DTYPES)}), got {audio.dtype}")
     owners = torch.arange(len(text)) if clip is None else torch.as_tensor(clip).cpu().long()
     if captions is not None:
         counts = torch.tensor([*map(len, captions)], dtype=torch.long)
@@ -117,20 +145,21 @@ def shard_files(folder: Path, index: int, count: int) -> tuple[Path, Path]:
     return folder / f"embeddings-{number}.safetensors", folder / f"captions-{number}.jsonl"
 
 
-def write_shard(shard: Shard, tensors_file: Path, captions_file: Path) -> dict[str, int]:
-    """Write the two files of a shard, and return its entry in the header."""
+def write_shard(shard: Shard, tensors_file: Path, captions_file: Path) -> dict[str, Any]:
+    """Write the two files of a shard, and return its entry in the header: its counts, and the files' checksums."""
     ids, captions = shard.lines
     if captions is None:
         raise ValueError("these pairs have no captions, which a folder of pairs keeps: give captions= to from_tensors")
     write_atomically(tensors_file, save({name: rows.contiguous() for name, rows in shard.tensors.items()}))
     entries = ({"id": name, "captions": of_clip} for name, of_clip in zip(ids, captions, strict=True))
     write_atomically(captions_file, to_jsonl(entries))
-    return {"clips": len(ids), "captions": len(shard.tensors["text"])}
+    checksums = [sha256(tensors_file), sha256(captions_file)]
+    return {"clips": len(ids), "captions": len(shard.tensors["text"]), "sha256": checksums}
 
 
-def write_header(folder: Path, rows: Tensor, shards: list[dict[str, int]], metadata: dict[str, Any]) -> None:
+def write_header(folder: Path, rows: Tensor, shards: list[dict[str, Any]], metadata: dict[str, Any]) -> None:
     """Write `header.json`, with the dim and the dtype of `rows`. A folder without it cannot be opened."""
-    totals = {name: sum(shard[name] for shard in shards) for name in ("clips", "captions")}
+    totals = {name: sum(shard[name] for shard in shards) for name in COUNTS}
     layout = {"format_version": FORMAT_VERSION, "dim": rows.shape[1], "dtype": _dtype_name(rows)}
     header = {**layout, **totals, "shards": shards, "metadata": metadata}
     write_atomically(folder / PAIRS_FILE, json.dumps(header, indent=2))
@@ -147,10 +176,21 @@ def read_header(folder: Path) -> dict[str, Any]:
             f"{path} has format_version {header.get('format_version')!r}, this version of dlink-adapter reads "
             f"{FORMAT_VERSION}: update the package, or write the embeddings again"
         )
-    for name in ("clips", "captions"):
+    for name, kind in FIELDS.items():
+        if not isinstance(header.get(name), kind):
+            raise ValueError(f"{path} is damaged: {name} is {header.get(name)!r:.40}")
+    if not header["shards"] or not all(map(_is_entry, header["shards"])):
+        raise ValueError(f"{path} is damaged: shards is {header['shards']!r:.80}")
+    if header["dtype"] not in DTYPES:
+        raise ValueError(f"{path}: embeddings are floating-point ({', '.join(DTYPES)}), not {header['dtype']!r}")
+    for name in COUNTS:
         if header[name] != sum(shard[name] for shard in header["shards"]):
             raise ValueError(f"{path}: the shards hold another number of {name} than the {header[name]} announced")
     return header
+
+
+def _is_entry(shard: Any) -> bool:
+    return isinstance(shard, dict) and all(isinstance(shard.get(name), int) for name in COUNTS)
 
 
 def check_ids(ids: Sequence[str]) -> None:
@@ -161,8 +201,8 @@ def check_ids(ids: Sequence[str]) -> None:
 
 def usable(rows: Tensor) -> Tensor:
     """(n,) bool: which of these rows (n, dim) are finite and not zero."""
-    norm = torch.cat([block.float().norm(dim=-1) for block in rows.split(BLOCK_ROWS)])
-    return norm.isfinite() & (norm > 0)
+    largest = torch.cat([block.abs().amax(-1) for block in rows.split(BLOCK_ROWS)])
+    return largest.isfinite() & (largest > 0)
 
 
 def _dtype_name(x: Tensor) -> str:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from dlink_adapter.bridge.config import require, require_counts
 
+MOST_BLOCKS = 1024
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -29,6 +31,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "dim", "blocks")
+        require(self.blocks <= MOST_BLOCKS, self, "blocks", f"at most {MOST_BLOCKS}")
         require(self.mlp_ratio > 0, self, "mlp_ratio", "positive")
         require(self.time_dim >= 2 and self.time_dim % 2 == 0, self, "time_dim", "even and at least 2")
         require(0 <= self.dropout < 1, self, "dropout", "in [0, 1)")

@@ -4,6 +4,7 @@ This is everything that an audio encoder needs before its first layer. soundfile
 mp3, soxr changes the sampling rate; both are in `pip install "dlink-adapter[clap]"`.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from numbers import Real
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dlink_adapter.extract.containers import lost_share
 from dlink_adapter.extract.encoders import Loaded, UnreadableError
 from dlink_adapter.extras import import_extra
 
@@ -23,7 +25,11 @@ import_clap_extra = partial(import_extra, extra="clap")
 
 Waveform = NDArray[np.float32]
 
-BLOCK_FRAMES = 1 << 18
+BLOCK_SAMPLES = 1 << 18  # of all channels together
+RATES = (1_000, 768_000)  # Hz
+LONGEST = 3600  # seconds, and what is decoded has at most MOST_SAMPLES a channel: 1 GiB
+MOST_SAMPLES = 1 << 28
+LEAST_CUT = 0.25  # seconds that a file may hold less than it promises: encoders and decoders differ by a frame or two
 FRAMES_AT_ONCE = 64  # of a spectrogram: half a megabyte of samples, which fits the processor's cache
 SHORTEST_TAIL = 0.5  # seconds
 PCM = {"uint8": (128, 128), "int8": (0, 128), "int16": (0, 1 << 15), "int32": (0, 1 << 31)}  # silence, full scale
@@ -37,7 +43,8 @@ def load_audio(path: str | Path, rate: int) -> Waveform:
     """Decodes an audio file to mono at `rate` Hz: float32 `(samples,)`, full scale is 1.
 
     wav, flac, ogg and mp3 are read, in any sample format; any number of channels is averaged. Raises AudioError where
-    the file is missing, empty, not audio, too short for one sample, or has NaN or infinite samples.
+    the file is missing, empty, not audio, cut short, longer than an hour, too short for one sample, of a rate outside
+    `RATES`, or has NaN or infinite samples.
     """
     try:
         audio, native_rate = _decode(Path(path))
@@ -48,18 +55,50 @@ def load_audio(path: str | Path, rate: int) -> Waveform:
 
 def _decode(path: Path) -> tuple[Waveform, int]:
     soundfile = import_clap_extra("soundfile")
-    if not path.is_file():
-        raise AudioError("no such file")
-    if path.stat().st_size == 0:
-        raise AudioError("the file is empty (0 bytes)")
     try:
-        with soundfile.SoundFile(path) as file:
-            # The channels are averaged block by block: ten minutes of 5.1 at 192 kHz would take 2.8 GB.
-            blocks = file.blocks(blocksize=BLOCK_FRAMES, dtype="float32", always_2d=True)
-            mono = [block.mean(axis=1) for block in blocks]
-            return np.concatenate(mono) if mono else np.zeros(0, np.float32), file.samplerate
+        if not path.is_file():
+            raise AudioError("no such file")
+        if path.stat().st_size == 0:
+            raise AudioError("the file is empty (0 bytes)")
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # bytes: a name need not be UTF-8
+            _check_promise(file.frames, file.samplerate)
+            audio = _read(file)
+            seconds = len(audio) / file.samplerate
+            lost = max(file.frames / file.samplerate - seconds, seconds * lost_share(path))
+            if lost > LEAST_CUT:
+                found = f"it ends after {seconds:.2f} seconds, before its header says so"
+                raise AudioError(f"the file is cut short or damaged: {found}. Fetch it again, or convert it to wav.")
+            return audio, file.samplerate
     except soundfile.LibsndfileError as error:
         raise AudioError(f"not readable as audio: {error.error_string} Convert it to wav, flac, ogg or mp3.") from error
+    except OSError as error:  # no permission, a name that is too long, a file that has vanished
+        raise AudioError(f"not readable: {error.strerror}") from error
+
+
+def _check_promise(frames: int, rate: int) -> None:
+    """Raise AudioError where the header tells of more than can be decoded: libsndfile reads no more frames than it."""
+    check_rate(rate)
+    if frames > min(LONGEST * rate, MOST_SAMPLES):
+        most = f"at most {LONGEST} seconds and {MOST_SAMPLES} samples a channel are decoded"
+        raise AudioError(f"it promises {frames / rate:.0f} seconds at {rate} Hz, {most}: cut it into parts")
+
+
+def _read(file: Any) -> Waveform:
+    """The mean of the channels of an open file, a block at a time: ten minutes of 5.1 at 192 kHz would take 2.8 GB.
+
+    A damaged file ends before its header says so. `SoundFile.blocks` would go on with the samples of earlier blocks.
+    """
+    frames = max(1, BLOCK_SAMPLES // file.channels)
+    mono = [np.zeros(0, np.float32)]
+    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+        mono.append(block.mean(axis=1))
+    return np.concatenate(mono)
+
+
+def check_rate(rate: Any) -> None:
+    """Raise AudioError unless it is a rate in Hz within `RATES`, outside which a small file could fill the memory."""
+    if not isinstance(rate, Real) or not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(f"expected a rate of {RATES[0]} to {RATES[1]} Hz, got {rate!r:.40}")
 
 
 def resample(audio: Waveform, rate: int, new_rate: int) -> Waveform:
@@ -95,8 +134,7 @@ def as_waveform(clip: Any, rate: int, sampling_rate: int | None = None) -> Wavef
     array, own_rate = clip if isinstance(clip, tuple) and len(clip) == 2 else (clip, sampling_rate)
     if own_rate is None:
         raise AudioError("an array does not tell its rate: give (array, rate in Hz), or sampling_rate= for all arrays")
-    if not isinstance(own_rate, Real) or own_rate <= 0:
-        raise AudioError(f"expected (array, rate in Hz), got the rate {own_rate!r:.40}")
+    check_rate(own_rate)
     return check_waveform(resample(check_waveform(array), own_rate, rate))  # type: ignore[arg-type]
 
 

@@ -6,7 +6,6 @@ no time limit; it stops with an error where the other has died.
 """
 
 import errno
-import json
 import os
 import shutil
 from pathlib import Path
@@ -17,9 +16,9 @@ from safetensors.torch import load_file
 from dlink_adapter.data.clip_tables import Clip
 from dlink_adapter.data.shards import MappedShard, read_header, shard_files, write_header
 from dlink_adapter.extract.encoders import AudioEncoder, ImageEncoder
-from dlink_adapter.extract.plan import Plan, hold
+from dlink_adapter.extract.plan import Plan, digest, hold
 from dlink_adapter.extract.run import Processes, Run, mean_pairwise_cosine
-from dlink_adapter.files import check_own, check_same, read_jsonl, to_jsonl, write_atomically
+from dlink_adapter.files import check_own, check_same, read_json, read_jsonl, to_jsonl, write_atomically
 
 __all__ = ["MARKS", "Processes", "extract"]
 
@@ -43,7 +42,7 @@ def extract(
     Args:
         clips: from `read_clips`; the other processes than the first may give none.
         encoder: from `load_encoder`.
-        out: folder to make. A finished one with the same settings is left as it is.
+        out: folder to make. A finished one of the same settings, clips and files is left as it is.
         settings: any JSON; it is kept in the header, and a run with other settings does not go on with this one.
         shard_clips: clips in a shard, which a kill can cost; workers: processes that decode, 0 for this one.
         processes: this process and the others where several share the extraction.
@@ -62,6 +61,8 @@ def extract(
         raise ValueError(f"shard_clips must be at least 1 and workers at least 0, got {shard_clips} and {workers}")
     out, processes = Path(out).absolute(), processes or Processes()
     settings = {**encoder.describe(), **(settings or {}), "shard_clips": shard_clips}
+    if not processes.index:  # the others may not know the clips
+        settings["clips_and_files"] = digest(clips)
     run = Run(Plan(out), encoder, processes, workers, progress)
     try:
         if _finished(out, settings):
@@ -92,18 +93,28 @@ def _share(run: Run, clips: list[Clip], settings: dict[str, Any], shard_clips: i
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder is complete. Raises FileExistsError where it is another's, ValueError on other settings."""
+    """Whether the folder is complete.
+
+    Raises FileExistsError where it is another's, ValueError on other settings or clips and on a shard that is damaged,
+    FileNotFoundError where a shard is gone.
+    """
     check_own(out, *MARKS)
     if not (out / "header.json").is_file():
         return False
-    metadata = read_header(out)["metadata"]
+    header = read_header(out)
+    metadata, entries = header["metadata"], header["shards"]
     check_same({name: metadata.get(name) for name in settings}, settings, f"{out} holds embeddings")
+    for number, entry in enumerate(entries):
+        files = shard_files(out, number, len(entries))
+        if lost := [file for file in files if not file.is_file()]:
+            raise FileNotFoundError(f"{lost[0]} is gone: remove {out} to extract again, or choose another folder")
+        MappedShard(*files).check_files(entry)
     return True
 
 
 def finish(plan: Plan, settings: dict[str, Any]) -> None:
     """Give the shards their final names and write the header, with which the folder is complete."""
-    records = [json.loads(plan.record(piece).read_text(encoding="utf-8")) for piece in range(len(plan.clips))]
+    records = [read_json(plan.record(piece)) for piece in range(len(plan.clips))]
     unreadable = [entry for record in records for entry in record["skipped"]]
     full = [piece for piece, record in enumerate(records) if record["clips"]]
     if not full:
@@ -129,9 +140,9 @@ def finish(plan: Plan, settings: dict[str, Any]) -> None:
         "seconds_a_clip": _spread(seconds),
         "mean_pairwise_cosine": {"audio": audio and round(audio, 5), "text": text and round(text, 5)},
     }
-    counts = [{name: records[piece][name] for name in ("clips", "captions")} for piece in full]
+    entries = [{name: records[piece][name] for name in ("clips", "captions", "sha256")} for piece in full]
     write_atomically(plan.work / "skipped.jsonl", to_jsonl(missing + unreadable))
-    write_header(plan.work, shards[0].tensors["audio"], counts, {**settings, "report": report})
+    write_header(plan.work, shards[0].tensors["audio"], entries, {**settings, "report": report})
     for name in ("skipped.jsonl", "header.json"):
         os.replace(plan.work / name, plan.out / name)
 

@@ -9,6 +9,7 @@ Each process holds a lock in `.work` while it works on the plan. The locks are P
 them when the process ends, and worker processes do not inherit them, as they would those of `flock`.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dlink_adapter.data.clip_tables import Clip
-from dlink_adapter.files import appearing_folder, keep_settings, to_jsonl, write_atomically
+from dlink_adapter.files import appearing_folder, keep_settings, remove_unfinished, to_jsonl, write_atomically
 
 TEXTS = 65536  # distinct captions in a piece
 HELD, DONE, DIED = "held", "done", ""  # states of a lock
@@ -37,17 +38,17 @@ class Plan:
         Raises ValueError where an unfinished extraction has other settings, or the file of no clip exists.
         """
         is_new = not self.folder.exists()
-        there = [clip for clip in clips if clip.path.is_file()] if is_new else []
-        if is_new and not there:  # before the settings are kept, as it takes others to find the files
-            raise ValueError(f"none of the {len(clips)} files is there; the first would be {clips[0].path}")
+        lacks = [_lack(clip) for clip in clips] if is_new else []
+        if is_new and None not in lacks:  # before the settings are kept, as it takes others to find the files
+            first = f"the first would be {clips[0].path} ({lacks[0]})"
+            raise ValueError(f"none of the {len(clips)} files is there; {first}")
         keep_settings(self.work / "settings.json", settings, f"{self.out} holds an unfinished extraction")
-        for left_by_a_kill in self.work.glob(".*-*"):
-            left_by_a_kill.unlink()
+        remove_unfinished(self.work)
         if is_new:
-            self._write(clips, there, shard_clips)
+            self._write(clips, lacks, shard_clips)
 
-    def _write(self, clips: Sequence[Clip], there: Sequence[Clip], shard_clips: int) -> None:
-        found = {clip.id for clip in there}
+    def _write(self, clips: Sequence[Clip], lacks: Sequence[str | None], shard_clips: int) -> None:
+        there = [clip for clip, lack in zip(clips, lacks, strict=True) if lack is None]
         # Sorted by length, because a batch of captions is padded to its longest.
         texts = sorted({caption for clip in there for caption in clip.captions}, key=lambda text: (len(text), text))
         place = {text: number for number, text in enumerate(texts)}
@@ -61,7 +62,7 @@ class Plan:
                     for clip in there[first : first + shard_clips]
                 )  # fmt: skip
                 write_atomically(folder / f"clips-{piece:05d}.jsonl", to_jsonl(lines))
-            missing = (skipped(clip.id, clip.path, "no such file") for clip in clips if clip.id not in found)
+            missing = (skipped(clip.id, clip.path, lack) for clip, lack in zip(clips, lacks, strict=True) if lack)
             write_atomically(folder / "missing.jsonl", to_jsonl(missing))
 
     @cached_property
@@ -89,6 +90,30 @@ class Plan:
     def lock(self, process: int) -> Path:
         """The lock that a process holds while it works on the plan."""
         return self.work / f"process-{process}.lock"
+
+
+def digest(clips: Sequence[Clip]) -> str:
+    """A hash of the clips: their names and captions, and the size and the time of change of their files."""
+    sha = hashlib.sha256()
+    for clip in clips:
+        try:
+            found = clip.path.stat()
+            state_of_file = [found.st_size, found.st_mtime_ns]
+        except OSError:
+            state_of_file = []
+        sha.update(to_jsonl([[clip.id, clip.captions, state_of_file]]).encode())
+    return sha.hexdigest()
+
+
+def _lack(clip: Clip) -> str | None:
+    """Why a clip cannot be tried, if it cannot."""
+    try:
+        "".join(clip.captions).encode()
+        return None if clip.path.is_file() else "no such file"
+    except UnicodeEncodeError:
+        return "a caption is not UTF-8"
+    except OSError as error:  # a name that is too long, a folder without permission
+        return error.strerror
 
 
 @contextmanager

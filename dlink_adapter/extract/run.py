@@ -5,6 +5,8 @@ embeddings are the same to the bit after a kill and in any number of processes.
 """
 
 import json
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,8 +43,19 @@ def _read(load: Callable[[str | Path], Loaded], path: str) -> Loaded | str:
     """A file as the encoder takes it, or the reason why it cannot be used."""
     try:
         return load(path)
-    except UnreadableError as error:
+    except (UnreadableError, OSError) as error:  # such as of a file that was there when the plan was made
         return str(error)
+
+
+def _end_with(parent: int, worker: int) -> None:
+    """Let a worker process end when its parent was killed: it would wait for ever to hand over what it has decoded."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Run:
@@ -137,6 +150,7 @@ class Run:
         if not self.workers:
             return map(read, paths)
         workers: dict[str, Any] = {"num_workers": self.workers, "prefetch_factor": 64 // self.workers + 1}
+        workers["worker_init_fn"] = partial(_end_with, os.getpid())
         # An iterator, because tqdm would iterate over the loader twice, and each iteration starts workers.
         return iter(DataLoader(paths, batch_size=None, collate_fn=read, **workers))  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dlink_adapter.files import write_atomically
+from dlink_adapter.files import remove_unfinished, write_atomically
 
 
 def save_checkpoint(
@@ -20,6 +20,7 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    remove_unfinished(path.parent, path.name)
     write_atomically(path, save(tensors, metadata={"step": str(step), "run": run}))
 
 

@@ -1,6 +1,8 @@
 """Saving and loading bridges of every kind, and what is refused."""
 
 import json
+import math
+import random
 from importlib.util import find_spec
 
 import numpy as np
@@ -89,6 +91,87 @@ def test_bridges_take_the_same_inputs(bridge):
             out = bridge(x)
             assert out.shape == shape and out.dtype == dtype and torch.equal(x, before)
             assert out.float().norm(dim=-1).allclose(torch.ones(shape[:-1]), atol=1e-2)
+
+
+@pytest.mark.parametrize("norm", [1e-30, 1e-20, 1e-13, 1e-8, 1e8, 1e20, 1e30])
+def test_the_norm_of_an_embedding_does_not_matter(bridge, norm):
+    x = torch.nn.functional.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(1)), dim=-1)
+    for modality in ("audio", "text"):
+        torch.testing.assert_close(bridge(norm * x, modality=modality), bridge(x, modality=modality), rtol=0, atol=1e-4)
+
+
+def test_any_bit_of_the_weights_that_flips_is_seen(bridge, tmp_path):
+    bridge.save_pretrained(tmp_path)
+    weights, draw = tmp_path / "model.safetensors", random.Random(0)
+    whole = weights.read_bytes()
+    for _ in range(4):
+        flipped = bytearray(whole)
+        flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        weights.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged, or does not fit the config: its SHA-256"):
+            load_bridge(tmp_path)
+
+
+def test_nan_weights_are_refused(bridge, tmp_path):
+    name, tensor = next((name, x) for name, x in reversed(bridge.state_dict().items()) if x.numel() > 1)
+    tensor.view(-1)[0] = torch.nan
+    if not bridge.is_fitted:
+        pytest.skip("one NaN there, and it counts as unfitted")
+    bridge.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"model\.safetensors has NaN or Inf in {name}"):
+        load_bridge(tmp_path)
+
+
+def test_an_unfitted_bridge_can_be_saved(tmp_path):
+    new_bridge("ridge", 4).save_pretrained(tmp_path)
+    assert not load_bridge(tmp_path).is_fitted
+
+
+def test_a_bridge_of_an_earlier_version_has_no_checksum(link, tmp_path):
+    link.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({name: values[name] for name in ("bridge", "version", "config", "metadata")}))
+    assert torch.equal(load_bridge(tmp_path)(torch.ones(2, 16)), link(torch.ones(2, 16)))
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"fingerprint": "clap-2"}])
+def test_the_encoder_is_checked_also_where_the_metadata_were_lost(bridge, tmp_path, metadata):
+    bridge.save_pretrained(tmp_path)
+    change_config(tmp_path, metadata=metadata)
+    with pytest.raises(
+        ValueError, match=r"config\.json(: the bridge was fitted on the encoder clap-1| is damaged: metadata)"
+    ):
+        load_bridge(tmp_path)
+
+
+def test_loading_leaves_the_random_state_alone(bridge, tmp_path):
+    bridge.save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    load_bridge(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loaded_weights_are_no_longer_those_of_the_file(link, tmp_path):
+    link.save_pretrained(tmp_path)
+    loaded, weights = load_bridge(tmp_path), tmp_path / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(-4096, 2)
+        file.write(bytes(4096))
+    assert torch.equal(loaded(torch.ones(2, 16)), link(torch.ones(2, 16)))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dim", 10**9), ("samples", 2 * 10**7), ("timesteps", 10**8), ("blocks", 10**6), ("mlp_ratio", 1e30),
+     ("mlp_ratio", math.inf), ("dim", 32), ("samples", 10**6)],
+)  # fmt: skip
+def test_settings_that_take_much_memory_are_refused_before_they_do(link, tmp_path, name, value):
+    link.save_pretrained(tmp_path)
+    change_config(tmp_path, config={**vars(link.config), name: value})
+    with pytest.raises(ValueError, match=r"config\.json: |model\.safetensors is damaged, or does not fit the config"):
+        load_bridge(tmp_path)
 
 
 def test_another_kind_of_bridge(link, tmp_path):

@@ -1,6 +1,10 @@
 """Tables and folders of every layout."""
 
 import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -161,3 +165,39 @@ def test_what_is_not_a_table(tmp_path):
         read_clips(tmp_path, "clotho")
     with pytest.raises(ValueError, match="needs a caption"):
         read_clips(write(tmp_path / "t.jsonl", '{"path": "a.wav", "captions": "rain"}'))
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users reach, as those of pytest are its own user's."""
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def without_privileges() -> Iterator[None]:
+    """The rights of an ordinary user: root may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o644])
+def test_a_folder_that_cannot_be_read_is_said_and_the_others_are_read(open_folder, request, mode):
+    for name in ("open/rain", "shut/wind"):
+        touch(open_folder, f"{name}.wav")
+        write(open_folder / f"{name}.txt", "words")
+    (open_folder / "shut").chmod(mode)
+    request.getfixturevalue("without_privileges")
+    with pytest.warns(UserWarning, match="shut.* is left out: Permission denied"):
+        assert [clip.id for clip in read_clips(open_folder)] == ["open/rain.wav"]
+
+
+def test_json_that_is_nested_too_deeply_is_named(tmp_path):
+    table = write(tmp_path / "t.jsonl", "[" * 100_000)
+    with pytest.raises(ValueError, match=r"t.jsonl, line 1: not JSON") as raised:
+        read_clips(table)
+    assert len(str(raised.value)) < 500

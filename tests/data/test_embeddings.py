@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.data.shard_rows import ShardRows
+from dlink_adapter.files import sha256
 
 CAPTIONS = [["a dog barks", "barking"], ["rain"], ["a bell", "Glocke läutet", "ding"], ["wind"], ["a bird", "birds"]]
 IDS = ["dog", "rain", "bell", "wind", "birds"]
@@ -111,7 +113,8 @@ def test_layout_on_disk(tmp_path, audio, text):
     lines = (folder / "captions-00001-of-00003.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == {"id": "bell", "captions": CAPTIONS[2]}
     header = json.loads((folder / "header.json").read_text())
-    assert header["shards"][1] == {"clips": 2, "captions": 4}
+    files = folder / "embeddings-00001-of-00003.safetensors", folder / "captions-00001-of-00003.jsonl"
+    assert header["shards"][1] == {"clips": 2, "captions": 4, "sha256": [sha256(path) for path in files]}
     assert (header["clips"], header["captions"], header["dim"], header["dtype"]) == (5, 9, 6, "float32")
 
 
@@ -236,6 +239,12 @@ def bad_tensors(audio: Tensor, text: Tensor) -> Iterator[tuple[tuple, dict, str]
     yield (audio, text[:, :5], CAPTIONS), {}, r"\(5, 6\) torch.float32 and \(9, 5\)"
     yield (audio, text.double(), CAPTIONS), {}, "one dim and dtype"
     yield (audio[0], text, CAPTIONS), {}, "one dim and dtype"
+    yield (audio.long(), text.long(), CAPTIONS), {}, "embeddings are floating-point .*, got torch.int64"
+    yield (
+        (audio, text, [*CAPTIONS[:3], "x", CAPTIONS[4]]),
+        {},
+        "clip '3' has a caption that is empty or not a string: x",
+    )
     yield (audio, text[:8], [*CAPTIONS[:3], [], CAPTIONS[4]]), {}, "no clip without"
     yield (audio, text, [*CAPTIONS[:3], [" "], CAPTIONS[4]]), {}, "clip '3' has a caption that is empty"
     yield (audio[:0], text[:0], []), {}, "no clips"
@@ -267,6 +276,100 @@ def test_bad_selections(pairs):
             pairs.select(clips)
 
 
+def without_checksums(header: dict) -> dict:
+    """As an earlier version wrote it."""
+    return header | {"shards": [{name: entry[name] for name in ("clips", "captions")} for entry in header["shards"]]}
+
+
+def swap(one: Path, other: Path) -> None:
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])
+    other.write_bytes(contents[0])
+
+
+def swapped_lines(folder: Path) -> None:
+    path = folder / "captions-00000-of-00002.jsonl"
+    first, second, *others = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([second, first, *others]))
+
+
+def swapped_shards(folder: Path) -> None:
+    for kind, end in (("embeddings", "safetensors"), ("captions", "jsonl")):
+        swap(folder / f"{kind}-00000-of-00002.{end}", folder / f"{kind}-00001-of-00002.{end}")
+
+
+def shifted_tensors(folder: Path) -> None:
+    path = folder / "embeddings-00000-of-00002.safetensors"
+    save_file({name: rows.roll(1, 0) if name == "text" else rows for name, rows in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize("damage", [swapped_lines, swapped_shards, shifted_tensors])
+def test_rows_are_tied_to_their_captions(tmp_path, damage):
+    folder, draw = tmp_path / "pairs", torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 6, generator=draw)
+    PairedEmbeddings.write(folder, rows, rows.flip(0), [["rain"], ["wind"], ["a dog"], ["a bell"]], shard_clips=2)
+    damage(folder)
+    with pytest.raises(ValueError, match=r"0000.-of-00002\.\w+ is damaged, or does not fit header.json: its SHA-256"):
+        PairedEmbeddings.open(folder)
+    header = json.loads((folder / "header.json").read_text())
+    (folder / "header.json").write_text(json.dumps(without_checksums(header)))
+    assert PairedEmbeddings.open(folder).clips == 4  # a folder of an earlier version, which cannot tell
+
+
+def test_any_bit_that_flips_is_seen(tmp_path, audio, text):
+    folder = tmp_path / "pairs"
+    PairedEmbeddings.write(folder, audio, text, CAPTIONS, IDS)
+    draw = random.Random(0)
+    for path in (folder / "embeddings-00000-of-00001.safetensors", folder / "captions-00000-of-00001.jsonl"):
+        whole = path.read_bytes()
+        for _ in range(40):
+            flipped = bytearray(whole)
+            flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+            path.write_bytes(flipped)
+            with pytest.raises(ValueError, match=path.name):
+                PairedEmbeddings.open(folder)
+        path.write_bytes(whole)
+    assert len(PairedEmbeddings.open(folder)) == len(text)
+
+
+def test_captions_are_checked_even_where_rows_are_not(tmp_path, audio, text):
+    folder = tmp_path / "pairs"
+    PairedEmbeddings.write(folder, audio, text, CAPTIONS, IDS)
+    path = folder / "captions-00000-of-00001.jsonl"
+    path.write_text(path.read_text().replace("bell", "horn"))
+    with pytest.raises(ValueError, match=r"captions-00000-of-00001\.jsonl is damaged, or does not fit"):
+        PairedEmbeddings.open(folder, check_values=False)
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        ([["rain", "a shower"], ["wind"]], "clip '0' has 2 captions, but 1 rows of text"),
+        ([["rain"], "wind"], "line 2 is damaged: expected an id and a list of captions"),
+        ([["rain"], [3]], "clip '1' has a caption that is empty or not a string"),
+    ],
+)
+def test_without_checksums_captions_are_counted(tmp_path, captions, message):
+    folder = tmp_path / "pairs"
+    PairedEmbeddings.write(folder, torch.eye(2), torch.eye(2), [["rain"], ["wind"]])
+    header = json.loads((folder / "header.json").read_text())
+    (folder / "header.json").write_text(json.dumps(without_checksums(header)))
+    lines = (json.dumps({"id": str(row), "captions": of_clip}) for row, of_clip in enumerate(captions))
+    (folder / "captions-00000-of-00001.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=rf"captions-00000-of-00001\.jsonl.*{message}"):
+        PairedEmbeddings.open(folder)
+
+
+def test_millions_of_shards_in_a_header_are_not_believed(tmp_path, audio, text):
+    folder = tmp_path / "pairs"
+    PairedEmbeddings.write(folder, audio, text, CAPTIONS, IDS)
+    header = json.loads((folder / "header.json").read_text())
+    header |= {"shards": header["shards"] * 10_000, "clips": header["clips"] * 10_000, "captions": 90_000}
+    (folder / "header.json").write_text(json.dumps(header))
+    with pytest.raises(FileNotFoundError, match="embeddings-00000-of-10000"):
+        PairedEmbeddings.open(folder)
+
+
 def test_bad_folders_are_named(tmp_path, audio, text):
     with pytest.raises(FileNotFoundError, match="no header"):
         PairedEmbeddings.open(tmp_path)
@@ -283,7 +386,7 @@ def test_bad_folders_are_named(tmp_path, audio, text):
         header_file.write_text(json.dumps(header | change))
         with pytest.raises(ValueError, match=message):
             PairedEmbeddings.open(folder)
-    header_file.write_text(json.dumps(header))
+    header_file.write_text(json.dumps(without_checksums(header)))
     save_file(tensors | {"text": tensors["text"].index_fill(0, torch.tensor([2]), math.inf)}, shard_file)
     with pytest.raises(ValueError, match="a caption of clip 'rain'"):
         PairedEmbeddings.open(folder)

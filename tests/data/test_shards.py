@@ -1,5 +1,6 @@
 """Shards on disk: what is read, when the file is mapped, damaged files."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dlink_adapter.data.shards import MappedShard, Shard, read_header, shard_files, usable, write_header, write_shard
+from dlink_adapter.files import sha256
 
 
 @pytest.fixture
@@ -21,7 +23,8 @@ def shard() -> Shard:
 def test_a_mapped_shard_is_what_safetensors_reads(tmp_path, shard, dtype):
     shard.tensors |= {name: shard.tensors[name].to(dtype) for name in ("audio", "text")}
     files = shard_files(tmp_path, 0, 1)
-    assert write_shard(shard, *files) == {"clips": 2, "captions": 3}
+    entry = write_shard(shard, *files)
+    assert entry == {"clips": 2, "captions": 3, "sha256": [sha256(path) for path in files]}
     mapped, read = MappedShard(*files), load_file(files[0])
     for name in ("audio", "text", "clip"):
         assert torch.equal(mapped.tensors[name], read[name]) and mapped.tensors[name].dtype == read[name].dtype
@@ -58,5 +61,20 @@ def test_the_header_counts_the_shards(tmp_path, shard):
 
 
 def test_usable_rows():
-    rows = torch.tensor([[1.0, 0], [0, 0], [torch.nan, 1], [torch.inf, 0], [0, -2]])
-    assert usable(rows).tolist() == [True, False, False, False, True]
+    rows = torch.tensor([[1.0, 0], [0, 0], [torch.nan, 1], [torch.inf, 0], [0, -2], [1e-30, 0], [0, 1e30]])
+    assert usable(rows).tolist() == [True, False, False, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dim": "6"}, {"shards": 3}, {"shards": []}, {"shards": [{"clips": 2}]}, {"shards": [2, 3]}, {"metadata": None},
+     {"clips": None}, {"dtype": "int64"}, {"dtype": None}],
+)  # fmt: skip
+def test_a_header_of_another_form_is_named(tmp_path, shard, change):
+    write_header(tmp_path, shard.tensors["audio"], [{"clips": 2, "captions": 3}], {})
+    path = tmp_path / "header.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(
+        ValueError, match=rf"header.json( is damaged: {next(iter(change))} is|: embeddings are floating)"
+    ):
+        read_header(tmp_path)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from dlink_adapter.data.clip_tables import Clip
 from dlink_adapter.data.embeddings import PairedEmbeddings
 from dlink_adapter.extract.extraction import extract
 from dlink_adapter.extract.run import mean_pairwise_cosine
@@ -118,6 +120,55 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path, clips, encoder):
     with pytest.raises(FileExistsError, match=r"other holds thesis.txt, which is not of such a run"):
         extract(clips, encoder, tmp_path / "other", workers=0)
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+
+
+def test_a_finished_folder_of_other_clips_or_files_is_not_taken_for_this_one(tmp_path, clips, encoder):
+    out = tmp_path / "out"
+    extract(clips[:4], encoder, out, workers=0)
+    renamed = [replace(clips[0], captions=["wind"]), *clips[1:4]]
+    for others in (clips, clips[:3], renamed):
+        with pytest.raises(ValueError, match=r"holds embeddings with other settings .clips_and_files .*: remove it"):
+            extract(others, encoder, out, workers=0)
+    np.save(clips[3].path, np.ones(6))
+    with pytest.raises(ValueError, match="clips_and_files"):
+        extract(clips[:4], encoder, out, workers=0)
+
+
+@pytest.mark.parametrize("kind", ["embeddings-00001-of-00002.safetensors", "captions-00000-of-00002.jsonl"])
+def test_a_shard_that_is_gone_or_damaged_is_not_taken_for_finished(tmp_path, clips, encoder, kind):
+    out = tmp_path / "out"
+    extract(clips, encoder, out, workers=0, shard_clips=4)
+    content = (out / kind).read_bytes()
+    (out / kind).write_bytes(content[:-1] + b" ")
+    with pytest.raises(ValueError, match=rf"{kind} is damaged"):
+        extract(clips, encoder, out, workers=0, shard_clips=4)
+    (out / kind).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{kind} is gone: remove .*out to extract again"):
+        extract(clips, encoder, out, workers=0, shard_clips=4)
+
+
+def test_no_path_ends_an_extraction(tmp_path, clips, encoder):
+    vanishing, strange = clips[1].path, tmp_path / os.fsdecode(b"\xff.npy")
+    strange.write_bytes(clips[0].path.read_bytes())
+    clips += [
+        Clip("long", tmp_path / ("x" * 300), ["rain"]),
+        Clip(strange.name, strange, ["rain"]),
+        Clip("caption", clips[0].path, [strange.stem]),
+    ]
+    load = encoder.load
+
+    def late(path):
+        vanishing.unlink(missing_ok=True)
+        Path(path).open("rb").close()
+        return load(path)
+
+    encoder.load = late
+    assert extract(clips, encoder, tmp_path / "out", workers=0)["clips"] == 4
+    assert strange.name in PairedEmbeddings.open(tmp_path / "out").ids
+    skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    reasons = {entry["id"]: entry["reason"] for entry in skipped}
+    assert reasons["long"] == "File name too long" and reasons["caption"] == "a caption is not UTF-8"
+    assert "No such file" in reasons["1.npy"]
 
 
 def test_an_unfinished_run_with_other_settings_is_refused_and_kept(tmp_path, clips, encoder, contents, killed_at):

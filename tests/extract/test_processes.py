@@ -8,9 +8,11 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dlink_adapter.extract import extraction
+from dlink_adapter.extract.encoders import Loaded
 from dlink_adapter.extract.extraction import Processes, extract
 from dlink_adapter.extract.plan import DIED, DONE, HELD, Plan, hold, state
 
@@ -123,3 +125,32 @@ def test_a_system_without_posix_locks(tmp_path, clips, encoder, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with pytest.raises(ImportError, match="locks its folder with fcntl, which this system lacks: run it on Linux"):
         extract(clips, encoder, tmp_path / "out", workers=0)
+
+
+def blocked(clips, encoder, out, pids) -> None:
+    """Extract with a worker that has more to hand over than a pipe holds, in a process that is killed meanwhile."""
+    load = encoder.load
+
+    def told(path):
+        pids.put(os.getpid())
+        return Loaded(np.repeat(load(path).features, 1 << 16, axis=0))
+
+    encoder.load = told
+    encoder.encode_audio = lambda loaded: next(iter(loaded)) and os.kill(os.getpid(), signal.SIGKILL)
+    extract(clips, encoder, out, workers=1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's states of processes")
+def test_workers_do_not_outlive_a_process_that_is_killed(tmp_path, clips, encoder):
+    pids = fork.SimpleQueue()
+    good = [clips[number] for number in (0, 1, 3, 6)]
+    team = [fork.Process(target=blocked, args=(good, encoder, tmp_path / "out", pids))]
+    team[0].start()
+    worker = pids.get()
+    assert exit_codes(team) == [-signal.SIGKILL]
+    deadline, status = time.monotonic() + 4, Path(f"/proc/{worker}/stat")
+    while (stays := status.exists() and status.read_text().split()[2] != "Z") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if stays:
+        os.kill(worker, signal.SIGKILL)  # it would hold the output of the tests open
+    assert not stays

@@ -105,3 +105,7 @@ def test_a_confidence_that_was_not_calibrated_is_not_to_be_had(demo_folder, tmp_
     shutil.copytree(demo_folder, tmp_path / "demo", ignore=shutil.ignore_patterns("confidence.safetensors"))
     with pytest.raises(ValueError, match="dlink calibrate"):
         caption.main(["a.wav"], model=tmp_path / "demo", min_confidence=0.5)
+
+
+def test_a_line_of_output_is_one_line_whatever_the_name():
+    assert caption._text({"clip": "a\n\x1b[2J.wav", "caption": "rain\nwind"}) == "a\\n\\x1b[2J.wav\train\\nwind"

@@ -35,3 +35,10 @@ def test_another_run_and_a_damaged_file_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="checkpoint is damaged, remove it to start again"):
         load_checkpoint(path, "run", *parts(1))
+
+
+def test_what_a_killed_run_left_of_a_checkpoint_is_removed(tmp_path):
+    (tmp_path / ".checkpoint-a1b2c3d4").touch()
+    (tmp_path / ".checkpoint-2").touch()  # not ours
+    save_checkpoint(tmp_path / "checkpoint", "run", 7, *parts(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".checkpoint-2", "checkpoint"]
