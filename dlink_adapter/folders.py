@@ -5,8 +5,10 @@ from pathlib import Path
 from dlink_adapter.files import read_json
 
 CAPTIONER_FILE, PAIRS_FILE, BRIDGE_FILE = "captioner.json", "header.json", "config.json"
+TARGETS_FILE = "bridge_targets.json"
 KINDS = {
     CAPTIONER_FILE: "a captioner, which Captioner.from_pretrained loads",
+    TARGETS_FILE: "a host or an adapter with its bridges, which attach(model, from_pretrained=folder) puts back",
     PAIRS_FILE: "a folder of paired embeddings, which PairedEmbeddings.open opens",
     BRIDGE_FILE: "a bridge, which load_bridge loads",
 }

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from dlink_adapter.bridge.hub import CONFIG_FILE, WEIGHTS_FILE, resolve_folder
 from dlink_adapter.bridge.pretrained import Pretrained
 from dlink_adapter.files import write_atomically
+from dlink_adapter.folders import TARGETS_FILE
 from dlink_adapter.registry import load_bridge
 
-TARGETS_FILE = "bridge_targets.json"
 SAVERS = {
     "transformers.modeling_utils": "PreTrainedModel",
     "peft.peft_model": "PeftModel",

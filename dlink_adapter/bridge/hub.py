@@ -10,7 +10,7 @@ from typing import Any
 
 from dlink_adapter import __version__
 from dlink_adapter.files import read_json
-from dlink_adapter.folders import BRIDGE_FILE, is_path, wrong_folder
+from dlink_adapter.folders import BRIDGE_FILE, KINDS, TARGETS_FILE, is_path, wrong_folder
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = BRIDGE_FILE, "model.safetensors", "README.md"
 
@@ -57,7 +57,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise wrong_folder(folder, CONFIG_FILE, "a saved bridge")
     values = read_json(path)
     if "bridge" not in values or not isinstance(values.get("config"), dict):
-        raise ValueError(f"{path} is not the config of a bridge: it needs the keys bridge and config")
+        is_host = (folder / TARGETS_FILE).is_file()
+        what = f"but of {KINDS[TARGETS_FILE]}" if is_host else "which has the keys bridge and config"
+        raise ValueError(f"{path} is not the config of a bridge, {what}")
     if not isinstance(values.get("metadata", {}), dict):
         raise ValueError(f"{path} is damaged: metadata is {values['metadata']!r:.40}")
     return values

@@ -57,6 +57,8 @@ def test_a_trained_host(host, make_link, tmp_path: Path, dtype: torch.dtype) -> 
     assert not torch.equal(logits(plain), expected)
     assert torch.equal(logits(attach(plain, from_pretrained=tmp_path)), expected)
     assert detach(plain).timestep == 300
+    with pytest.raises(ValueError, match=r"which attach\(model, from_pretrained=folder\) puts back"):
+        load_bridge(tmp_path)
     alone = load_bridge(tmp_path / f"bridge-{MLP}", dtype=dtype)
     assert all(torch.equal(value, link.state_dict()[name]) for name, value in alone.state_dict().items())
 
