@@ -53,16 +53,14 @@ def extract(
 
     Raises:
         FileExistsError, BlockingIOError: the folder holds something else, or another run writes to it.
-        ChildProcessError, OSError: another process died, the folder cannot be written, or the disk is full; what was
-            done stays, and the next run goes on.
+        ChildProcessError, OSError: another process died, the folder cannot be written, or a shard is gone.
         ImportError, ValueError: no `fcntl` (Windows); other settings, no usable clip, a text tower that is constant.
     """
     if shard_clips < 1 or workers < 0:
         raise ValueError(f"shard_clips must be at least 1 and workers at least 0, got {shard_clips} and {workers}")
     out, processes = Path(out).absolute(), processes or Processes()
     settings = {**encoder.describe(), **(settings or {}), "shard_clips": shard_clips}
-    if not processes.index:  # the others may not know the clips
-        settings["clips_and_files"] = digest(clips)
+    settings |= {} if processes.index else {"clips_and_files": digest(clips)}  # the others need not know the clips
     run = Run(Plan(out), encoder, processes, workers, progress)
     try:
         if _finished(out, settings):
