@@ -9,9 +9,9 @@ captions, trains a captioner behind each method from there, on text alone (zero-
 and scores them on scenes whose combinations of events are new. While it is trained on text, a captioner sees captions
 as they are behind the simple methods, bridged ones behind the bridge, and pseudo-audio in the rows that say so.
 
-The output folder holds report.html, which shows everything with sounds to listen to, results.json, clouds.png,
-captions.png, examples/, bridges and captioners; afterwards `dlink caption a.wav --model dlink-demo` captions any file. A
-demo that was stopped goes on where it was.
+The output folder holds report.html, with scores, figures and sounds to listen to, results.json, clouds.png,
+captions.png, examples/, bridges and captioners; afterwards `dlink caption a.wav --model dlink-demo` captions any file.
+A demo that was stopped goes on where it was.
 """
 
 import json
