@@ -6,6 +6,7 @@ that starts with `dlink` is the example, and `main`'s signature and docstring ar
 
 - a parameter with a default, or a keyword-only one, is `--name`; a bare `--name` means true for a bool;
 - a required parameter before the `*` is positional, and a list there takes one or more values;
+- `*names` is positional too, and takes any number of values;
 - a list with a default is `--name a,b`, or one name alone;
 - a dataclass is a group, `--bridge.dim 512`;
 - `--config file.yaml` sets any of them, and what is typed wins over it; a bare name is also looked up among the
@@ -19,6 +20,7 @@ import logging
 import os
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -26,9 +28,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 import docstring_parser
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
-from dlink_adapter import __version__, recipes
+from dlink_adapter import recipes
 from dlink_adapter.files import printable
 from dlink_adapter.recipe_source import Recipe, read_recipe
+from dlink_adapter.versions import versions
 
 # What the library raises on purpose, with a message for the user; anything else is a defect and shows its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError)
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=_listing(known.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"dlink {__version__}")
+    parser.add_argument("--version", action="version", version=_versions())
     parser.add_argument("recipe", choices=known, metavar="recipe", help="one of the recipes below")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="`dlink <recipe> --help` explains them")
     _quiet_libraries()
@@ -101,7 +104,8 @@ def run(recipe: Recipe, argv: Sequence[str]) -> int:
     """Parse `argv` by the signature of the recipe's `main`, and call it. A `main` that returns None has succeeded."""
     _parse(recipe, recipe.signature(), argv)  # help and wrong usage end here, before torch is imported
     function = importlib.import_module(recipe.module).main
-    return function(**_parse(recipe, function, argv)) or 0
+    call = inspect.BoundArguments(inspect.signature(function), OrderedDict(_parse(recipe, function, argv)))
+    return function(*call.args, **call.kwargs) or 0
 
 
 def _parse(recipe: Recipe, function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
@@ -110,26 +114,27 @@ def _parse(recipe: Recipe, function: Callable[..., Any], argv: Sequence[str]) ->
     lists = _positional_lists(function, types)
     parser = ArgumentParser(prog=f"dlink {recipe.name}", description=recipe.doc, formatter_class=_Help)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file, or the name of a packaged one")
-    for name, (item, help_text) in lists.items():
-        parser.add_argument(name, nargs="+", type=item, help=help_text)
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
+    for name, settings in lists.items():
+        parser.add_argument(name, **settings)
     options = parser.parse_args(_spelled_out(argv, types))
     arguments: dict[str, Any] = parser.instantiate(options).as_dict()
     arguments.pop("config")
     return arguments
 
 
-def _positional_lists(function: Callable[..., Any], types: dict[str, Any]) -> dict[str, tuple[type, str | None]]:
-    """The required list parameters before the `*`, with item type and help: jsonargparse takes one value for each."""
+def _positional_lists(function: Callable[..., Any], types: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Required lists before the `*`, and `*names`, as `add_argument` takes them; jsonargparse takes none of them so."""
     described = docstring_parser.parse(inspect.getdoc(function) or "").params
     helps = {parameter.arg_name: parameter.description for parameter in described}
-    return {
-        name: (get_args(types[name])[0], helps.get(name))
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        and parameter.default is parameter.empty
-        and get_origin(types[name]) is list
-    }
+    lists: dict[str, dict[str, Any]] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        required = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            lists[name] = {"nargs": "*", "type": types[name], "help": helps.get(name)}
+        elif required and get_origin(types[name]) is list:
+            lists[name] = {"nargs": "+", "type": get_args(types[name])[0], "help": helps.get(name)}
+    return lists
 
 
 def _spelled_out(argv: Sequence[str], types: dict[str, Any]) -> list[str]:
@@ -161,6 +166,12 @@ def config_path(name: str) -> str:
     """Where a config is: a file, or one of the packaged ones by its bare name."""
     packaged = Path(recipes.__path__[0]) / "configs" / name
     return str(packaged) if not Path(name).exists() and packaged.is_file() else name
+
+
+def _versions() -> str:
+    """What a bug report needs; the first line is our own."""
+    found = versions()
+    return "\n".join([f"dlink {found.pop('dlink-adapter')}", *(f"{name} {found[name] or '-'}" for name in found)])
 
 
 def _listing(known: Iterable[Recipe]) -> str:

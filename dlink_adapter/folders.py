@@ -16,8 +16,13 @@ KINDS = {
 
 def wrong_folder(folder: Path, file: str, kind: str) -> FileNotFoundError:
     """The error on a folder without the `file` that each folder of this `kind` has. It says what the folder is."""
-    found = next((of_name for name, of_name in KINDS.items() if _is_ours(folder / name)), f"not {kind}")
-    return FileNotFoundError(f"{folder} holds no {file}: it is {found}")
+    known = known_by(folder)
+    return FileNotFoundError(f"{folder} holds no {file}: it is {f'not {kind}' if known is None else KINDS[known]}")
+
+
+def known_by(folder: Path) -> str | None:
+    """The file that says what a folder is, a key of `KINDS`; None where it is not one of ours."""
+    return next((name for name in KINDS if _is_ours(folder / name)), None)
 
 
 def is_path(name: str | Path) -> bool:

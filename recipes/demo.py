@@ -9,14 +9,14 @@ captions, trains a captioner behind each method from there, on text alone (zero-
 and scores them on scenes whose combinations of events are new. While it is trained on text, a captioner sees captions
 as they are behind the simple methods, bridged ones behind the bridge, and pseudo-audio in the rows that say so.
 
-The output folder holds results.json, clouds.png, captions.png, examples/, bridges and captioners; afterwards
-`dlink caption a.wav --model dlink-demo` captions any file. A demo that was stopped goes on where it was.
+The output folder holds report.html, with scores, figures and sounds to listen to, results.json, clouds.png,
+captions.png, examples/, bridges and captioners; afterwards `dlink caption a.wav --model dlink-demo` captions any file.
+A demo that was stopped goes on where it was.
 """
 
 import json
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +26,14 @@ from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.gap import measure
 from dlink_adapter.recipes.calibrate import calibrate
 from dlink_adapter.recipes.captioner_rows import PREFIX, SETUPS, CaptionerRows, Row
+from dlink_adapter.recipes.demo_page import PAGE, write_page
 from dlink_adapter.recipes.demo_parts import FAST, FULL, Size, embed_world, make_clap, make_llama
 from dlink_adapter.recipes.demo_report import SHOWN, report, table
 from dlink_adapter.recipes.text_rows import read_text_rows
 from dlink_adapter.registry import new_bridge
 from dlink_adapter.soundscapes.world import World
 from dlink_adapter.stages import Stages
+from dlink_adapter.versions import versions
 
 METHODS = {
     **{name: Row(name, "clean") for name in ("raw", "mean_shift", "ridge", "kernel_ridge", "memory")},
@@ -60,7 +62,7 @@ def main(
     size = FAST if fast else FULL
     world = World(seed, size.scenes)
     settings = {"seed": seed, "clap": clap, "quantize": quantize, "fast": fast}
-    stages = Stages(out, 5 + (clap == "scratch") + CaptionerRows.stages(METHODS), settings)
+    stages = Stages(out, 6 + (clap == "scratch") + CaptionerRows.stages(METHODS), settings)
     encoder = "small" if clap == "small" else str(out / "clap")
     if clap == "scratch":
         train = partial(make_clap, world, size.clap_steps, out / "clap")
@@ -83,11 +85,13 @@ def main(
         **{name: scores[name] for name in ("intervals", "not_run", "tokenizer")},
         "right_captions_of_val": right,
         "seconds": stages.seconds,
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "dlink-adapter")},
-        "seed": seed,
+        "versions": versions(),
+        **settings,
     }
+    work = partial(write_page, world, captions, results, out)
+    stages("page", f"write {PAGE}", work)
     write_atomically(out / "results.json", json.dumps(results, indent=2))
-    print(table(results))
+    print(f"{table(results)}\n\nreport: {out / PAGE}")
 
 
 def _captioners(size: Size, seed: int, encoder: str, quantize: str | None, out: Path) -> CaptionerRows:

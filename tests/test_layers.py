@@ -23,7 +23,7 @@ LAYERS = [
     ["data"],
     ["stages"],
     ["folders"],
-    ["files", "extras"],
+    ["files", "extras", "versions"],
     ["__init__"],
 ]
 PLACE = {room: place for place, rooms in enumerate(LAYERS) for room in rooms}

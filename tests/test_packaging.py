@@ -84,6 +84,10 @@ def test_metadata(wheel: Path) -> None:
     assert f"{folder}/licenses/LICENSE" in archive.namelist()
 
 
+def test_the_citation_names_this_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 def test_every_module_imports_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
     files = python(IMPORT_ALL, tmp_path, PYTHONPATH=str(installed))
     assert all(Path(file).is_relative_to(installed) for file in files)

@@ -77,7 +77,7 @@ def test_a_captioner_says_which_text_condition_it_was_trained_with(demo_folder, 
 def test_done_stages_are_not_done_again(demo_folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")}
     demo.main(demo_folder, fast=True)
-    assert capsys.readouterr().err.count("done before") == 5 + CaptionerRows.stages(demo.METHODS)
+    assert capsys.readouterr().err.count("done before") == 6 + CaptionerRows.stages(demo.METHODS)
     assert {path: path.stat().st_mtime_ns for path in demo_folder.rglob("model.safetensors")} == before
 
 
