@@ -64,18 +64,9 @@ def main(
         min_confidence: mark captions of which the captioner is less sure.
         json: print JSON.
     """
-    captioner = Captioner.from_pretrained(model)
-    if min_confidence is not None and captioner.confidence is None:
-        raise ValueError(f"{model} has no calibrated confidence: dlink calibrate {model} --val PAIRS")
-    if captioner.settings.quantize is None:  # else it is where it runs
-        captioner.to(process_state().device)
-    folders = [Path(clip) for clip in clips if Path(clip, "header.json").is_file()]
-    files = list(chain(*(_files(clip) for clip in clips if Path(clip) not in folders)))
-    embedded = [_opened(folder, captioner) for folder in folders]
-    batches = [_of_pairs(pairs, batch_size) for pairs in embedded]
+    captioner = _ready(model, min_confidence)
     unreadable: list[str] = []
-    if files:
-        batches.insert(0, _of_files(files, captioner, batch_size, unreadable))
+    batches, total = _batches(clips, captioner, batch_size, unreadable)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     asked: dict[str, Any] = {"batch_size": batch_size}
@@ -84,8 +75,8 @@ def main(
     if candidates == 1:
         asked["num_beams"] = num_beams
     said = []
-    with tqdm(desc="captions", total=len(files) + sum(p.clips for p in embedded), unit="clip", disable=None) as bar:
-        for names, embeddings in chain(*batches):
+    with tqdm(desc="captions", total=total, unit="clip", disable=None) as bar:
+        for names, embeddings in batches:
             captions = captioner.caption(embeddings, **asked)
             for name, found in zip(names, captions, strict=True):
                 line = {"clip": name, **(_in_full(found, min_confidence) if in_full else {"caption": found})}
@@ -95,6 +86,26 @@ def main(
     if out is not None:
         write_atomically(out, to_jsonl(said))
     return int(bool(unreadable))
+
+
+def _ready(model: Path, min_confidence: float | None) -> Captioner:
+    captioner = Captioner.from_pretrained(model)
+    if min_confidence is not None and captioner.confidence is None:
+        raise ValueError(f"{model} has no calibrated confidence: dlink calibrate {model} --val PAIRS")
+    # A quantised one is where it runs.
+    return captioner if captioner.settings.quantize else captioner.to(process_state().device)
+
+
+def _batches(
+    clips: list[str], captioner: Captioner, batch_size: int, unreadable: list[str]
+) -> tuple[Iterator[Batch], int]:
+    """Batches of all clips, files before embeddings, and how many clips there are."""
+    folders = [Path(clip) for clip in clips if Path(clip, "header.json").is_file()]
+    files = list(chain(*(_files(clip) for clip in clips if Path(clip) not in folders)))
+    embedded = [_opened(folder, captioner) for folder in folders]
+    of_files = _of_files(files, captioner, batch_size, unreadable)
+    batches = chain(of_files, *(_of_pairs(pairs, batch_size) for pairs in embedded))
+    return batches, len(files) + sum(pairs.clips for pairs in embedded)
 
 
 def _in_full(found: Captioned, least: float | None) -> dict[str, Any]:
@@ -108,9 +119,8 @@ def _in_full(found: Captioned, least: float | None) -> dict[str, Any]:
 
 
 def _text(line: dict[str, Any]) -> str:
-    return f"{printable(line['clip'])}\t{printable(line['caption'])}" + (
-        f"\tunsure: {line['confidence']:.2f}" if "unsure" in line else ""
-    )
+    parts = [printable(line["clip"]), printable(line["caption"])]
+    return "\t".join([*parts, f"unsure: {line['confidence']:.2f}"] if "unsure" in line else parts)
 
 
 def _files(clip: str) -> list[str]:

@@ -20,7 +20,7 @@ from dlink_adapter.data.clip_tables import Clip, read_clips
 from dlink_adapter.files import check_own, to_jsonl, write_atomically
 from dlink_adapter.measure.caption_metrics import CaptionScores, score
 from dlink_adapter.measure.predictions import Matched, match, read_predictions
-from dlink_adapter.measure.reliability import plot_reliability
+from dlink_adapter.measure.reliability import Reliability, plot_reliability
 from dlink_adapter.measure.significance import LEVEL, RESAMPLES, compare, interval
 from dlink_adapter.recipes.evaluate_candidates import best_of, confidence
 from dlink_adapter.recipes.evaluate_report import as_json, table
@@ -59,24 +59,15 @@ def main(
     """
     if out is not None:
         check_own(out, "scores.json")
-    clips = _references(references, layout)
+    clips, draws = _references(references, layout), {"resamples": resamples, "seed": seed}
     ours, theirs = _common(clips, predictions, against)
     groups = [clip.captions for clip in ours.clips]
     scores = score(ours.captions, groups, metrics, tokenizer=tokenizer)
-    draws = {"resamples": resamples, "seed": seed}
-    results = _summary(scores, ours, clips) | {
-        "intervals": {name: interval(pooled, **draws) for name, pooled in scores.pooled.items()},
-        "not_run": scores.not_run,
-        "tokenizer": scores.tokenizer,
-        "captions_a_clip": sum(map(len, groups)) / len(groups),
-        "settings": {"level": LEVEL, **draws},
-    }
+    results = _summary(scores, ours, clips) | _facts(scores, groups, draws)
     if all(said.candidates for said in ours.predictions):
         results["best_of"] = best_of(ours, tokenizer)
     if model is not None:
-        results["confidence"] = (found := confidence(ours, encoder, model))._asdict()
-        if out is not None:
-            plot_reliability(out / "reliability.png", found)
+        results["confidence"] = confidence(ours, encoder, model)._asdict()
     lines = _lines(ours, scores)
     if theirs is not None:
         others = score(theirs.captions, groups, metrics, tokenizer=tokenizer)
@@ -88,10 +79,22 @@ def main(
     print(as_json(results) if json else table(results))
 
 
+def _facts(scores: CaptionScores, groups: list[list[str]], draws: dict[str, int]) -> dict[str, Any]:
+    return {
+        "intervals": {name: interval(pooled, **draws) for name, pooled in scores.pooled.items()},
+        "not_run": scores.not_run,
+        "tokenizer": scores.tokenizer,
+        "captions_a_clip": sum(map(len, groups)) / len(groups),
+        "settings": {"level": LEVEL, **draws},
+    }
+
+
 def _write(out: Path, results: dict[str, Any], lines: list[dict[str, Any]]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "scores.json", as_json(results))
     write_atomically(out / "clips.jsonl", to_jsonl(lines))
+    if "confidence" in results:
+        plot_reliability(out / "reliability.png", Reliability(**results["confidence"]))
 
 
 def _references(source: Path, layout: str | None) -> list[Clip]:

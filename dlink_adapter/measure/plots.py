@@ -5,7 +5,7 @@ half-written. The colours are those of Okabe and Ito, which are distinct for col
 different markers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dlink_adapter.extras import import_extra
 from dlink_adapter.files import write_atomically
+from dlink_adapter.measure.gap_plane import gap_plane, unit_pairs
 from dlink_adapter.measure.published import Measured, in_order
 from dlink_adapter.measure.significance import LEVEL
 
@@ -41,7 +42,6 @@ FAMILIES = (
     ("fense", "fer"),
 )
 POINTS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # of the metrics of a family
-COINCIDE = 1e-3  # centroids of unit-norm rows that are closer count as one point
 MAX_POINTS = 2000  # of each modality in a panel: more would only overlap
 COLUMNS = 4  # of panels in a figure
 
@@ -54,9 +54,9 @@ def plot_clouds(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]], *
     gap, and the first principal component of the rest, which shows content. Where its centroids coincide, the axes are
     the first two principal components. Raises ValueError on shapes that do not match, ImportError without matplotlib.
     """
-    clouds = _unit_pairs(panels)
+    clouds = unit_pairs(panels)
     figure, grid = _panels(len(clouds), 4.4, 4.8, sharex=True, sharey=True)
-    project, across, up = _gap_plane(clouds)
+    project, across, up = gap_plane(clouds)
     for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
         shown = torch.randperm(len(audio), generator=torch.Generator().manual_seed(0))[:MAX_POINTS]
         points = project(audio[shown]), project(text[shown])
@@ -137,7 +137,7 @@ def plot_cosines(path: str | Path, panels: Mapping[str, tuple[Tensor, Tensor]]) 
 
     Shapes and errors as in `plot_clouds`. Retrieval depends on how little the two histograms overlap.
     """
-    clouds = _unit_pairs(panels)
+    clouds = unit_pairs(panels)
     figure, grid = _panels(len(clouds), 4.4, 3.8, sharex=True)
     for axes, (title, (audio, text)) in zip(grid, clouds.items(), strict=True):
         shift = max(1, len(audio) // 2)  # not 1, as neighbouring rows may be similar
@@ -224,42 +224,6 @@ def plot_comparison(path: str | Path, ours: Sequence[Measured], metric: str = "c
     axes.margins(x=0.1)
     _legend(figure)
     return save_figure(figure, path)
-
-
-def _gap_plane(clouds: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Callable[[Tensor], Tensor], str, str]:
-    """The projection of (..., dim) on the axes of `plot_clouds`, 0 halfway between the centroids, and both labels."""
-    title, (audio, text) = next(iter(clouds.items()))
-    middle, gap = (audio.mean(0) + text.mean(0)) / 2, text.mean(0) - audio.mean(0)
-    content = torch.cat([audio - audio.mean(0), text - text.mean(0)])
-    if gap.norm() > COINCIDE:
-        across, label = gap / gap.norm(), f'along the line between the centroids of "{_title(title)}"'
-    else:
-        across, part = _first_component(content)
-        label = f'first principal component ({part:.0%} of the variance):\nthe centroids of "{_title(title)}" coincide'
-    up, part = _first_component(content - (content @ across)[:, None] * across)
-    rest = f"first principal component of the rest ({part:.0%} of its variance)"
-    return lambda x: (x - middle) @ torch.stack([across, up], dim=-1), label, rest
-
-
-def _first_component(rows: Tensor) -> tuple[Tensor, float]:
-    """The unit vector (dim,) along which centred (n, dim) have most variance, and the fraction that it explains."""
-    variances, axes = torch.linalg.eigh(rows.T @ rows)  # the largest last
-    return axes[:, -1], (variances[-1] / variances.sum()).item()
-
-
-def _unit_pairs(panels: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
-    if not panels:
-        raise ValueError("there must be at least one panel, such as {'raw': (audio, text)}")
-    unit = {}
-    for title, (audio, text) in panels.items():
-        if audio.ndim != 2 or audio.shape != text.shape or len(audio) < 2 or audio.shape[1] < 2:
-            raise ValueError(f"{title!r}: audio and text must both be (n, dim), got {[*audio.shape]}, {[*text.shape]}")
-        pair = torch.stack([audio.detach().cpu().double(), text.detach().cpu().double()])
-        pair /= pair.norm(dim=-1, keepdim=True)
-        if not pair.isfinite().all():
-            raise ValueError(f"{title!r}: an embedding is zero, NaN or Inf")
-        unit[title] = pair[0], pair[1]
-    return unit
 
 
 def _check_intervals(scores: Scores, intervals: Intervals) -> None:
