@@ -76,7 +76,7 @@ class TrainerConfig:
     seed: int = 0
     save_every: int = 0
     log_every: int = 10
-    optim: str = "adamw_torch"
+    optim: str = "adamw_torch_fused"
     bf16: bool = False
     fp16: bool = False
     gradient_checkpointing: bool = False

@@ -157,7 +157,7 @@ def test_a_family_of_metrics_has_one_panel(tmp_path, drawn):
     every = {name: 0.1 + 0.01 * place for place, name in enumerate(plots.METRIC_NAMES)}
     plot_caption_scores(tmp_path / "scores.png", {"zero_shot": {"raw": every}})
     bleu = [f"BLEU-{n}" for n in (1, 2, 3, 4)]
-    families = [bleu, ["ROUGE-L", "METEOR"], ["CIDEr-D"], ["SPICE", "SPIDEr"], ["FENSE"]]
+    families = [bleu, ["ROUGE-L", "METEOR"], ["CIDEr-D"], ["SPICE", "SPIDEr", "SPIDEr-FL"], ["FENSE", "FER"]]
     assert [shown_metrics(axes) for axes in drawn[0].axes] == families
     for axes, family in zip(drawn[0].axes, families, strict=True):
         assert [text.get_text() for text in axes.get_legend().get_texts()] == family
