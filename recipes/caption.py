@@ -58,8 +58,7 @@ def main(
         candidates: captions of each clip to choose one from.
         choose: encoder, the candidate whose text embedding is nearest to the bridged audio; mbr, the one nearest to all
             others; likelihood, the likeliest to the language model.
-        source: of the candidates: beams or sampling of the language model, draws of the bridge, or
-            draws_and_sampling.
+        source: of the candidates: beams or sampling of the language model, draws of the bridge, or both of these.
         seed: of sampling and draws.
         min_confidence: mark captions of which the captioner is less sure.
         json: print JSON.
@@ -69,15 +68,13 @@ def main(
     batches, total = _batches(clips, captioner, batch_size, unreadable)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-    asked: dict[str, Any] = {"batch_size": batch_size}
+    asked: dict[str, Any] = {"num_beams": num_beams} if candidates == 1 else {}
     if in_full := candidates > 1 or json or min_confidence is not None:
         asked |= {"candidates": candidates, "choose": choose, "source": source, "seed": seed, "return_all": True}
-    if candidates == 1:
-        asked["num_beams"] = num_beams
     said = []
     with tqdm(desc="captions", total=total, unit="clip", disable=None) as bar:
         for names, embeddings in batches:
-            captions = captioner.caption(embeddings, **asked)
+            captions = captioner.caption(embeddings, batch_size=batch_size, **asked)
             for name, found in zip(names, captions, strict=True):
                 line = {"clip": name, **(_in_full(found, min_confidence) if in_full else {"caption": found})}
                 tqdm.write(to_jsonl([line]).strip() if json else _text(line), file=sys.stdout)

@@ -61,8 +61,7 @@ def main(
         check_own(out, "scores.json")
     clips, draws = _references(references, layout), {"resamples": resamples, "seed": seed}
     ours, theirs = _common(clips, predictions, against)
-    groups = [clip.captions for clip in ours.clips]
-    scores = score(ours.captions, groups, metrics, tokenizer=tokenizer)
+    scores = score(ours.captions, groups := [clip.captions for clip in ours.clips], metrics, tokenizer=tokenizer)
     results = _summary(scores, ours, clips) | _facts(scores, groups, draws)
     if all(said.candidates for said in ours.predictions):
         results["best_of"] = best_of(ours, tokenizer)
