@@ -15,7 +15,7 @@ from dlink_adapter import Captioner, PairedEmbeddings
 from dlink_adapter.soundscapes.strange import strange_sounds
 from dlink_adapter.training.processes import process_state
 
-STRANGE, SECONDS, RATE = 450, 5.0, 48_000
+STRANGE, SECONDS, RATE = 900, 5.0, 16_000
 
 
 def main(model: Path, *, val: Path, known: Path | None = None, candidates: int = 8) -> None:

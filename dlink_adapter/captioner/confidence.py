@@ -21,7 +21,7 @@ from dlink_adapter.files import write_atomically
 from dlink_adapter.measure.right import right_captions
 
 CONFIDENCE_FILE = "confidence.safetensors"
-INVERSE_PENALTY = 100.0  # of both regressions
+INVERSE_PENALTY = 1000.0  # of both regressions
 
 
 class Confidence(nn.Module):
