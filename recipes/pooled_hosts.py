@@ -85,7 +85,10 @@ def main(
 def embed(world: World, encoder: ClapEncoder) -> Data:
     """What an encoder makes of the world. With a model of your own, this is the part to replace."""
     captions = {name: [first for first, *_ in world.captions(name)] for name in world.sizes}
-    audio = {name: encoder.encode_audio(list(world.waveforms(name)), progress=True) for name in ("pairs", "test")}
+    audio = {
+        name: encoder.encode_audio(list(world.waveforms(name)), sampling_rate=world.rate, progress=True)
+        for name in ("pairs", "test")
+    }
     text = {name: encoder.encode_text(said, progress=True) for name, said in captions.items()}
     heard, asked = (audio["pairs"], text["pairs"]), (audio["test"], text["test"])
     return Data(*heard, text["text"], captions["text"], *asked, captions["test"])
