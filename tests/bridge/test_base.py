@@ -198,7 +198,7 @@ def test_a_folder_without_a_bridge(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json: it is not a saved bridge"):
         load_bridge(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match="needs the keys bridge and config"):
+    with pytest.raises(ValueError, match="which has the keys bridge and config"):
         load_bridge(tmp_path)
 
 

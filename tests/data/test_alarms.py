@@ -27,7 +27,7 @@ def test_sound_pairs_raise_none(clips):
     for seed in range(5):
         audio, text = sides(clips, seed=seed)
         captions = [[f"sound {clip}"] for clip in range(clips)]
-        for pairs in (audio, text), (torch.randn_like(audio), text), (audio, text[:1] + 0.02 * text):
+        for pairs in ((audio, text), (audio, text[:1] + 0.02 * text)):
             pairs = PairedEmbeddings.from_tensors(*pairs, captions)
             assert faults(pairs) + doubts(pairs) == []
 

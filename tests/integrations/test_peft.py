@@ -123,9 +123,9 @@ def test_inside_the_adapter(llava, inputs, make_link, tmp_path: Path) -> None:
 
 
 WAYS: dict[str, Callable[[nn.Module, DiffusionLink], nn.Module]] = {
-    "attach first": lambda host, link: get_peft_model(attach(host, link), language_lora()),
-    "peft first": lambda host, link: attach(get_peft_model(host, language_lora()), link),
-    "inside": lambda host, link: get_peft_model(attach(host, link), language_lora(modules_to_save=["bridge"])),
+    "attach first": lambda host, link: get_peft_model(attach(host, link, TARGET), language_lora()),
+    "peft first": lambda host, link: attach(get_peft_model(host, language_lora()), link, TARGET),
+    "inside": lambda host, link: get_peft_model(attach(host, link, TARGET), language_lora(modules_to_save=["bridge"])),
 }
 
 
@@ -179,7 +179,7 @@ def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
 
 def test_each_adapter_is_saved_with_its_own_bridge(llava, inputs, make_link, tmp_path: Path) -> None:
     fresh = copy.deepcopy(llava)
-    tuned = get_peft_model(attach(llava, make_link(dim=DIM)), INSIDE)
+    tuned = get_peft_model(attach(llava, make_link(dim=DIM), TARGET), INSIDE)
     train(tuned, inputs)
     tuned.add_adapter("second", INSIDE)
     tuned.set_adapter("second")
@@ -216,26 +216,26 @@ def test_peft_may_be_imported_after_attach(llava, make_link, tmp_path: Path, mon
     monkeypatch.setattr(saving, "_extended", saving._extended - {PeftModel})
     with monkeypatch.context() as before:
         before.delitem(sys.modules, "peft.peft_model")
-        attach(llava, make_link(dim=DIM))
+        attach(llava, make_link(dim=DIM), TARGET)
     get_peft_model(llava, PROJECTOR).save_pretrained(tmp_path)
     assert len(saving.load_bridges(tmp_path)) == 1
 
 
 def test_an_adapter_that_holds_a_bridge_needs_it_first(llava, make_link, tmp_path: Path) -> None:
     plain = copy.deepcopy(llava)
-    get_peft_model(attach(llava, make_link(dim=DIM)), INSIDE).save_pretrained(tmp_path)
+    get_peft_model(attach(llava, make_link(dim=DIM), TARGET), INSIDE).save_pretrained(tmp_path)
     for tuned in (PeftModel.from_pretrained(copy.deepcopy(plain), tmp_path), get_peft_model(plain, INSIDE)):
         with pytest.raises(ValueError, match="'default' has the bridge in modules_to_save, and found none: attach"):
-            attach(tuned, make_link(dim=DIM))
+            attach(tuned, make_link(dim=DIM), TARGET)
 
 
 def test_an_adapter_inside_the_bridge_is_an_error(llava, inputs, make_link) -> None:
     plain = copy.deepcopy(llava)
-    tuned = get_peft_model(attach(llava, make_link(dim=DIM)), LoraConfig(r=2, target_modules="all-linear"))
+    tuned = get_peft_model(attach(llava, make_link(dim=DIM), TARGET), LoraConfig(r=2, target_modules="all-linear"))
     with pytest.raises(ValueError, match=r"denoiser.*base_layer.*: exclude_modules=r\".*\" leaves it out, modules_to"):
         logits(tuned, inputs)
     for advice in ({"exclude_modules": r".*\bbridge\b.*"}, {"modules_to_save": ["bridge"]}):
-        bridged = attach(copy.deepcopy(plain), make_link(dim=DIM))
+        bridged = attach(copy.deepcopy(plain), make_link(dim=DIM), TARGET)
         tuned = get_peft_model(bridged, LoraConfig(r=2, target_modules="all-linear", **advice))
         assert not any("bridge" in name and "lora_" in name for name in tuned.state_dict())
         assert any("linear_1.lora_A" in name for name in tuned.state_dict())

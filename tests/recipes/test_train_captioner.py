@@ -99,7 +99,7 @@ def test_text_alone_never_reads_audio(folder, config, captions):
 
 def test_the_best_on_the_validation_rows_is_kept(folder, config):
     """A learning rate that rises until it destroys what it has learned: the last weights are not the best ones."""
-    log = train(folder, config, "out", training=replace(TINY, steps=4, lr=0.05, warmup=1.0), val=folder / "val")
+    log = train(folder, config, "out", training=replace(TINY, steps=8, lr=0.05, warmup=1.0), val=folder / "val")
     validated = {line["step"]: line["val_loss"] for line in log if "val_loss" in line}
     best = min(validated, key=validated.get)
     assert best < max(validated)
