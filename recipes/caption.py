@@ -49,8 +49,7 @@ def main(
     """Caption audio.
 
     Args:
-        clips: audio files (wav, flac, ogg or mp3, up to an hour, of any rate and number of channels), folders of them,
-            or folders of paired embeddings.
+        clips: audio files (wav, flac, ogg, mp3; of up to an hour), folders of them, or folders of paired embeddings.
         model: folder of a captioner, such as the output of `dlink demo`.
         out: file for the captions as JSONL, {"clip": ..., "caption": ...} a line.
         batch_size: clips that are encoded and captioned together.
