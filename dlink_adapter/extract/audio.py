@@ -97,7 +97,7 @@ def _read(file: Any) -> Waveform:
 
 def check_rate(rate: Any) -> None:
     """Raise AudioError unless it is a rate in Hz within `RATES`, outside which a small file could fill the memory."""
-    if not isinstance(rate, Real) or not RATES[0] <= rate <= RATES[1]:
+    if not isinstance(rate, Real) or not RATES[0] <= float(rate) <= RATES[1]:
         raise AudioError(f"expected a rate of {RATES[0]} to {RATES[1]} Hz, got {rate!r:.40}")
 
 
@@ -135,7 +135,7 @@ def as_waveform(clip: Any, rate: int, sampling_rate: int | None = None) -> Wavef
     if own_rate is None:
         raise AudioError("an array does not tell its rate: give (array, rate in Hz), or sampling_rate= for all arrays")
     check_rate(own_rate)
-    return check_waveform(resample(check_waveform(array), own_rate, rate))  # type: ignore[arg-type]
+    return check_waveform(resample(check_waveform(array), own_rate, rate))
 
 
 def clip_windows(
