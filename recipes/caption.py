@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dlink_adapter import Captioner, PairedEmbeddings
+from dlink_adapter.captioner.candidates import seeds_from
 from dlink_adapter.captioner.model import Captioned
 from dlink_adapter.data.clip_tables import AUDIO, files_below
 from dlink_adapter.extract.encoders import UnreadableError
@@ -65,14 +66,14 @@ def main(
     captioner = _ready(model, min_confidence)
     unreadable: list[str] = []
     batches, total = _batches(clips, captioner, batch_size, unreadable)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
     asked: dict[str, Any] = {"num_beams": num_beams} if candidates == 1 else {}
     if in_full := candidates > 1 or json or min_confidence is not None:
-        asked |= {"candidates": candidates, "choose": choose, "source": source, "seed": seed, "return_all": True}
-    said = []
+        asked |= {"candidates": candidates, "choose": choose, "source": source, "return_all": True}
+    said: list[dict[str, Any]] = []
     with tqdm(desc="captions", total=total, unit="clip", disable=None) as bar:
         for names, embeddings in batches:
+            if in_full:
+                asked["seed"] = seeds_from(seed, len(said), len(names))
             captions = captioner.caption(embeddings, batch_size=batch_size, **asked)
             for name, found in zip(names, captions, strict=True):
                 line = {"clip": name, **(_in_full(found, min_confidence) if in_full else {"caption": found})}
@@ -80,6 +81,7 @@ def main(
                 said.append(line)
             bar.update(len(names))
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, to_jsonl(said))
     return int(bool(unreadable))
 

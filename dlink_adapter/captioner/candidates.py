@@ -53,7 +53,7 @@ def make_candidates(
     *,
     source: Source = "beams",
     encode_text: EncodeText | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 64,
     **options: Any,
 ) -> Candidates:
@@ -66,7 +66,8 @@ def make_candidates(
         source: beams: of one search; sampling: from the language model; draws: from the bridge, each with noise of its
             own, decoded greedily; draws_and_sampling: both. A bridge without noise gives equal draws.
         encode_text: the encoder's text tower.
-        seed: of draws and samples, which depend on a clip's place in `embedding`, and not on the batch.
+        seed: of draws and samples, which depend on a clip's place in `embedding`, and not on the batch; or one for each
+            clip, where they are captioned in several calls.
         batch_size: captions in the making at a time.
         options: as for `generate`.
 
@@ -92,7 +93,7 @@ def _embedded(captions: list[str], encode_text: EncodeText, dim: int) -> Tensor:
 
 
 def marginal_captions(
-    captioner: PrefixModel, embedding: Tensor, draws: int, *, seed: int = 0, batch_size: int = 64
+    captioner: PrefixModel, embedding: Tensor, draws: int, *, seed: int | Sequence[int] = 0, batch_size: int = 64
 ) -> list[str]:
     """One caption for each embedding (n, dim), by next-token probabilities averaged over draws of the bridge."""
     captions = []
@@ -105,19 +106,25 @@ def marginal_captions(
     return captions
 
 
+def seeds_from(seed: int, first: int, clips: int) -> list[int]:
+    """A seed for each of so many clips, of which the first is at this place among all."""
+    return [seed * 1_000_003 + place for place in range(first, first + clips)]
+
+
 def _batches(
-    captioner: PrefixModel, embedding: Tensor, count: int, seed: int, size: int
+    captioner: PrefixModel, embedding: Tensor, count: int, seed: int | Sequence[int], size: int
 ) -> Iterator[tuple[Tensor, list[Generator]]]:
     """Some rows at a time, and `count` generators for each."""
     device = next(captioner.projector.parameters()).device
+    seeds = seeds_from(seed, 0, len(embedding)) if isinstance(seed, int) else seed
     for rows in torch.arange(len(embedding)).split(max(1, size // count)):
-        places = range(int(rows[0]) * count, (int(rows[-1]) + 1) * count)
-        seeds = [int(np.random.SeedSequence((seed, place)).generate_state(1)[0]) for place in places]
-        yield embedding[rows], [Generator(device).manual_seed(of_row) for of_row in seeds]
+        pairs = [(seeds[row], candidate) for row in rows.tolist() for candidate in range(count)]
+        drawn = [int(np.random.SeedSequence(pair).generate_state(1)[0]) for pair in pairs]
+        yield embedding[rows], [Generator(device).manual_seed(of_row) for of_row in drawn]
 
 
 def _beams(captioner: PrefixModel, rows: Tensor, count: int, generators: list[Generator], **options: Any) -> list[str]:
-    options |= {"num_beams": count, "num_return_sequences": count}
+    options = {"num_beams": count, **options, "num_return_sequences": count}
     found = captioner.generate(rows, batch_size=len(rows), **options)
     return found if count == 1 else list(chain(*found))
 

@@ -1,5 +1,6 @@
 """A captioner: from sounds, or their embeddings, to captions; saved as a folder."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
@@ -87,7 +88,7 @@ class Captioner(PrefixModel, Shareable):
         choose: Choice = "encoder",
         source: Source = "beams",
         return_all: bool = False,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         batch_size: int = 64,
         **options: Any,
     ) -> list[Any]:
@@ -102,7 +103,7 @@ class Captioner(PrefixModel, Shareable):
             source: of the candidates: beams or sampling of the language model, draws of the bridge, or
                 draws_and_sampling.
             return_all: give a `Captioned` for each sound, with all candidates and a confidence.
-            seed: of sampling and draws.
+            seed: of sampling and draws; or one for each sound.
             batch_size: captions that are in the making together.
             options: as for `generate`.
 
@@ -135,8 +136,10 @@ class Captioner(PrefixModel, Shareable):
         Returns:
             The confidence, which `save_pretrained` saves too, and the share of the captions that are right.
         """
-        self.confidence = confidence = Confidence(self.bridge.dim)
-        return confidence, confidence.fit(pairs, self.candidates(pairs.audio, candidates), known, strange)
+        confidence = Confidence(self.bridge.dim)
+        share = confidence.fit(pairs, self.candidates(pairs.audio, candidates), known, strange)
+        self.confidence = confidence
+        return confidence, share
 
     def set_bridge(self, bridge: Bridge) -> None:
         """As of a `PrefixModel`. A confidence that was calibrated behind another bridge is dropped."""

@@ -59,12 +59,12 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
             said = Prediction(row["caption"], row.get("candidates", ()), row.get("confidence"))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f'{path}, line {number}: expected {{"clip": ..., "caption": ...}}, got {line}') from error
-        if not all(isinstance(text, str) for text in (name, said.caption, *said.candidates)):
-            raise ValueError(f"{path}, line {number}: the clip and the caption must be strings, got {line}")
         if not isinstance(said.candidates, list | tuple) or not isinstance(said.confidence, float | int | None):
             raise ValueError(
                 f"{path}, line {number}: expected a list of candidates and a number as confidence, got {line}"
             )
+        if not all(isinstance(text, str) for text in (name, said.caption, *said.candidates)):
+            raise ValueError(f"{path}, line {number}: the clip and the caption must be strings, got {line}")
         if name in predictions:
             raise ValueError(f"{path}, line {number}: a second caption of {name!r}")
         predictions[name] = said

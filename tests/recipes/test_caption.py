@@ -109,3 +109,22 @@ def test_a_confidence_that_was_not_calibrated_is_not_to_be_had(demo_folder, tmp_
 
 def test_a_line_of_output_is_one_line_whatever_the_name():
     assert caption._text({"clip": "a\n\x1b[2J.wav", "caption": "rain\nwind"}) == "a\\n\\x1b[2J.wav\train\\nwind"
+
+
+def test_samples_do_not_depend_on_the_batch(demo_folder, tmp_path):
+    folder, said = str(demo_folder / "embeddings" / "test"), []
+    for batch_size in (4, 25):
+        out = tmp_path / f"{batch_size}.jsonl"
+        asked = {"candidates": 2, "source": "sampling", "seed": 3, "out": out, "batch_size": batch_size}
+        assert caption.main([folder], model=demo_folder, **asked) == 0
+        said.append([json.loads(line)["candidates"] for line in out.read_text().splitlines()])
+    assert said[0] == said[1] and said[0][0] != said[0][4]
+
+
+def test_a_single_candidate_in_full_is_the_plain_caption(demo_folder, tmp_path):
+    folder, captions = str(demo_folder / "embeddings" / "test"), []
+    for number, json_lines in enumerate((False, True)):
+        out = tmp_path / f"{number}.jsonl"
+        assert caption.main([folder], model=demo_folder, num_beams=3, json=json_lines, out=out) == 0
+        captions.append([json.loads(line)["caption"] for line in out.read_text().splitlines()])
+    assert captions[0] == captions[1]

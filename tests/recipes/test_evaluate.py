@@ -161,7 +161,9 @@ def test_candidates_and_confidences(tmp_path, capsys):
         evaluate.main(said(path, SAID), references=table, model="small", **QUICK)
 
 
-@pytest.mark.parametrize("wrong", [{"candidates": "rain"}, {"candidates": [1]}, {"confidence": "high"}])
+@pytest.mark.parametrize(
+    "wrong", [{"candidates": "rain"}, {"candidates": [1]}, {"candidates": 5}, {"confidence": "high"}]
+)
 def test_what_is_no_candidate_or_confidence(tmp_path, table, wrong):
     path = tmp_path / "said.jsonl"
     path.write_text(json.dumps({"clip": "0.wav", "caption": "rain", **wrong}))
