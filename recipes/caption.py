@@ -72,8 +72,7 @@ def main(
     said: list[dict[str, Any]] = []
     with tqdm(desc="captions", total=total, unit="clip", disable=None) as bar:
         for names, embeddings in batches:
-            if in_full:
-                asked["seed"] = seeds_from(seed, len(said), len(names))
+            asked |= {"seed": seeds_from(seed, len(said), len(names))} if in_full else {}
             captions = captioner.caption(embeddings, batch_size=batch_size, **asked)
             for name, found in zip(names, captions, strict=True):
                 line = {"clip": name, **(_in_full(found, min_confidence) if in_full else {"caption": found})}
